@@ -1,0 +1,111 @@
+"""Problem and trace -> prompt and completion text, and back.
+
+A format decides the words around the reasoning; `encode` turns them into token ids, once, with an end-of-sequence
+token for every complete trace, whoever wrote it (method, "Symmetry").
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from traceward.data.segmentation import split_steps
+from traceward.errors import DataError
+from traceward.records import Problem, Trace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Format(StrEnum):
+    """`plain`: lines, then "Answer: …". `think`: <think>…</think> and <answer>…</answer>, asked for in the prompt."""
+
+    PLAIN = "plain"
+    THINK = "think"
+
+
+INSTRUCTION = (
+    "Solve the problem. Reason step by step, one step a line, between <think> and </think>, "
+    "then give the final answer between <answer> and </answer>."
+)
+_PLAIN_ANSWER = re.compile(r"^[ \t]*Answer:[ \t]*(.*?)[ \t]*$")
+_THINK_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def prompt_text(problem: Problem, style: Format, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
+    """The text a policy continues. `think` uses the tokenizer's chat template where it has one."""
+    if style is Format.PLAIN:
+        return f"{problem.question}\n"
+    if tokenizer is not None and tokenizer.chat_template:
+        messages = [{"role": "user", "content": f"{INSTRUCTION}\n\n{problem.question}"}]
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return f"{INSTRUCTION}\n\n{problem.question}\n"
+
+
+def completion_text(trace: Trace, style: Format) -> str:
+    """The text of a trace as a policy would write it; one line per step, the answer on the last line."""
+    steps = "\n".join(trace.steps)
+    if style is Format.PLAIN:
+        return steps if trace.answer is None else f"{steps}\nAnswer: {trace.answer}"
+    thought = f"<think>{steps}</think>"
+    return thought if trace.answer is None else f"{thought}\n<answer>{trace.answer}</answer>"
+
+
+def parse_completion(text: str, style: Format) -> Trace:
+    """The trace inside a completion; `answer` is None where the text states none. Never raises: any text is a trace."""
+    if style is Format.PLAIN:
+        lines = split_steps(text)
+        match = _PLAIN_ANSWER.match(lines[-1]) if lines else None
+        if match is None:
+            return Trace(tuple(lines))
+        return Trace(tuple(lines[:-1]), match.group(1) or None)
+    found = _THINK_ANSWER.search(text)
+    thought = text[: found.start()] if found else text
+    body = re.sub(r"</?think>", "", thought)
+    return Trace(tuple(split_steps(body)), (found.group(1).strip() or None) if found else None)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTrace:
+    """Token ids of one prompt and one completion; `key` says whose it is in messages."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    key: str = ""
+
+
+def encode_prompt(problem: Problem, style: Format, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Prompt ids; a chat template brings its own special tokens, a plain text gets the tokenizer's."""
+    text = prompt_text(problem, style, tokenizer)
+    special = not (style is Format.THINK and tokenizer.chat_template)
+    return tuple(tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def encode_completion(
+    text: str, tokenizer: PreTrainedTokenizerBase, *, finished: bool = True, limit: int | None = None
+) -> tuple[int, ...]:
+    """Completion ids, with end-of-sequence when `finished`; cut at `limit` tokens as a rollout would be."""
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if finished:
+        if tokenizer.eos_token_id is None:
+            raise DataError("tokenizer must define an end-of-sequence token: got none; set tokenizer.eos_token")
+        ids.append(tokenizer.eos_token_id)
+    return tuple(ids[:limit])
+
+
+def encode(
+    problem: Problem,
+    trace: Trace,
+    style: Format,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    limit: int | None = None,
+) -> EncodedTrace:
+    """A whole trace as ids: the same call for experts, corruptions and traces that came as text."""
+    return EncodedTrace(
+        encode_prompt(problem, style, tokenizer),
+        encode_completion(completion_text(trace, style), tokenizer, limit=limit),
+        problem.id,
+    )

@@ -1,0 +1,257 @@
+"""`stories`: the built-in world. Short word problems, students who share misconceptions, an exact step checker.
+
+Experts solve every problem right. The *students*, whose traces pre-train the base model, hold systematic
+misconceptions, so the crowd agrees on wrong answers and a majority vote cannot find them; on top come random slips.
+
+The checker solves the question from its own words. It is used for evaluation only: no training code imports it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from traceward.errors import DataError
+from traceward.records import Demonstration, Problem, Trace, Verdict
+
+NAMES = ("Ann", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jack", "Kate", "Leo")
+ITEMS = ("apples", "books", "coins", "cards", "shells", "stamps", "marbles", "pens", "stickers", "buttons")
+LARGEST = 40  # no true value is larger, so a small model can know its tables
+
+
+class Relation(StrEnum):
+    MORE = "more"
+    FEWER = "fewer"
+    TWICE = "twice"
+
+
+class Style(StrEnum):
+    """How a step is worded. Students write RESULT_FIRST in a few percent of their traces."""
+
+    USUAL = "usual"  # Ben has 7 + 5 = 12 apples.
+    RESULT_FIRST = "result-first"  # Since 7 + 5 = 12, the apples of Ben are 12.
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One sentence of a story: `name` has `amount`, or stands in `relation` to `other`."""
+
+    name: str
+    amount: int
+    relation: Relation | None = None
+    other: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    facts: tuple[Fact, ...]
+    item: str
+    together: tuple[str, str] | None = None  # the question asks for a sum of two, else for the last person
+
+    def text(self) -> str:
+        sentences = []
+        for fact in self.facts:
+            if fact.relation is None:
+                sentences.append(f"{fact.name} has {fact.amount} {self.item}.")
+            elif fact.relation is Relation.TWICE:
+                sentences.append(f"{fact.name} has twice as many {self.item} as {fact.other}.")
+            else:
+                sentences.append(f"{fact.name} has {fact.amount} {fact.relation} {self.item} than {fact.other}.")
+        if self.together:
+            first, second = self.together
+            sentences.append(f"How many {self.item} do {first} and {second} have together?")
+        else:
+            sentences.append(f"How many {self.item} does {self.facts[-1].name} have?")
+        return " ".join(sentences)
+
+
+_OPERATION = {Relation.MORE: "+", Relation.FEWER: "-", Relation.TWICE: "*"}
+
+
+def _apply(left: int, operator: str, right: int) -> int:
+    return {"+": left + right, "-": left - right, "*": left * right}[operator]
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """How somebody errs: chances that a misconception is held in a trace, and slips per step.
+
+    fewer_adds: reads "3 fewer than" as + 3.   twice_adds: reads "twice as many as" as + 2.
+    """
+
+    fewer_adds: float = 0.65
+    twice_adds: float = 0.65
+    slip: float = 0.06
+    result_first: float = 0.03
+
+
+EXPERT = Student(fewer_adds=0.0, twice_adds=0.0, slip=0.0, result_first=0.0)
+STUDENT = Student()
+
+
+def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4)) -> Story:
+    """A story with a number of relations in the inclusive range `relations`; every true value is 2..LARGEST."""
+    count = rng.randint(*relations)
+    while True:
+        names = rng.sample(NAMES, count + 1)
+        values = {names[0]: rng.randint(3, 15)}
+        facts = [Fact(names[0], values[names[0]])]
+        for name in names[1:]:
+            known = facts[-1].name if rng.random() < 0.8 else rng.choice(facts).name
+            # The first relation is mostly harmless, so first errors do not all lie in the first step.
+            relation = Relation.MORE if len(facts) == 1 and rng.random() < 0.4 else rng.choice(list(Relation))
+            amount = 2 if relation is Relation.TWICE else rng.randint(2, 9)
+            values[name] = _apply(values[known], _OPERATION[relation], amount)
+            facts.append(Fact(name, amount, relation, known))
+        together = None
+        if rng.random() < 0.2:
+            together = (facts[-2].name, facts[-1].name)
+        total = sum(values[name] for name in together) if together else 0
+        if total <= LARGEST and all(2 <= value <= LARGEST for value in values.values()):
+            return Story(tuple(facts), rng.choice(ITEMS), together)
+
+
+def _line(style: Style, name: str, equation: str, result: int, item: str) -> str:
+    if style is Style.USUAL:
+        return f"{name} {'have' if name == 'Together they' else 'has'} {equation} = {result} {item}."
+    owner = "both" if name == "Together they" else name
+    return f"Since {equation} = {result}, the {item} of {owner} are {result}."
+
+
+def write_trace(story: Story, rng: random.Random, writer: Student, style: Style | None = None) -> Trace:
+    """The trace `writer` gives: right for EXPERT, with the writer's misconceptions and slips otherwise."""
+    wrong = {
+        Relation.FEWER: rng.random() < writer.fewer_adds,
+        Relation.TWICE: rng.random() < writer.twice_adds,
+    }
+    if style is None:
+        style = Style.RESULT_FIRST if rng.random() < writer.result_first else Style.USUAL
+    values = {story.facts[0].name: story.facts[0].amount}
+    steps = []
+
+    def state(name: str, left: int, operator: str, right: int) -> None:
+        result = _apply(left, operator, right)
+        if rng.random() < writer.slip / 2:
+            result = max(0, result + rng.choice((-2, -1, 1, 2)))
+        values[name] = result
+        steps.append(_line(style, name, f"{left} {operator} {right}", result, story.item))
+
+    for fact in story.facts[1:]:
+        assert fact.relation is not None
+        operator = "+" if wrong.get(fact.relation) else _OPERATION[fact.relation]
+        known = rng.choice(list(values.values())) if rng.random() < writer.slip / 2 else values[fact.other]
+        state(fact.name, known, operator, fact.amount)
+    if story.together:
+        first, second = story.together
+        state("Together they", values[first], "+", values[second])
+    answer = values["Together they" if story.together else story.facts[-1].name]
+    return Trace(tuple(steps), str(answer))
+
+
+def demonstration(rng: random.Random, *, style: Style = Style.USUAL, relations: tuple[int, int] = (2, 4)) -> Demonstration:
+    """A problem with the expert's worked solution."""
+    story = make_story(rng, relations)
+    trace = write_trace(story, rng, EXPERT, style)
+    text = story.text()
+    return Demonstration(Problem(f"stories-{rng.getrandbits(48):012x}", text, trace.answer), trace, f"stories/{style}")
+
+
+def demonstrations(
+    count: int,
+    seed: int,
+    *,
+    style: Style = Style.USUAL,
+    relations: tuple[int, int] = (2, 4),
+    exclude: frozenset[str] = frozenset(),
+) -> list[Demonstration]:
+    """`count` demonstrations with different questions, none of them in `exclude` (question texts)."""
+    rng = random.Random(f"stories-{seed}-{style}")
+    seen = set(exclude)
+    found: list[Demonstration] = []
+    while len(found) < count:
+        item = demonstration(rng, style=style, relations=relations)
+        if item.problem.question not in seen:
+            seen.add(item.problem.question)
+            found.append(item)
+    return found
+
+
+_START = re.compile(r"(\w+) has (\d+) (\w+)\.")
+_MORE_FEWER = re.compile(r"(\w+) has (\d+) (more|fewer) \w+ than (\w+)\.")
+_TWICE = re.compile(r"(\w+) has twice as many \w+ as (\w+)\.")
+_TOGETHER = re.compile(r"do (\w+) and (\w+) have together\?")
+_ASKED = re.compile(r"does (\w+) have\?")
+
+
+def read_story(question: str) -> Story:
+    """The story behind a question, from its own words."""
+    facts: list[Fact] = []
+    item = ""
+    for sentence in re.findall(r"[^.?]+[.?]", question):
+        sentence = sentence.strip()
+        if match := _MORE_FEWER.fullmatch(sentence):
+            facts.append(Fact(match[1], int(match[2]), Relation(match[3]), match[4]))
+        elif match := _TWICE.fullmatch(sentence):
+            facts.append(Fact(match[1], 2, Relation.TWICE, match[2]))
+        elif match := _START.fullmatch(sentence):
+            facts.append(Fact(match[1], int(match[2])))
+            item = match[3]
+    together = _TOGETHER.search(question)
+    if not facts or not item or not (together or _ASKED.search(question)):
+        raise DataError(f"question must be a story of this world: got {question!r}; use another checker for other tasks")
+    return Story(tuple(facts), item, (together[1], together[2]) if together else None)
+
+
+_STEP = re.compile(
+    r"(?:(?P<usual>Together they|\w+) ha(?:s|ve) (?P<left>\d+) (?P<op>[-+*]) (?P<right>\d+) = (?P<result>\d+) \w+\."
+    r"|Since (?P<left2>\d+) (?P<op2>[-+*]) (?P<right2>\d+) = (?P<result2>\d+), the \w+ of (?P<late>\w+) are (?P<again>\d+)\.)"
+)
+
+
+def _allowed(story: Story) -> tuple[dict[str, set[tuple[int, str, int]]], dict[str, int]]:
+    """For each person (and "Together they"): the right equations, and the true value."""
+    values: dict[str, int] = {}
+    equations: dict[str, set[tuple[int, str, int]]] = {}
+    for fact in story.facts:
+        if fact.relation is None:
+            values[fact.name] = fact.amount
+            continue
+        left, operator = values[fact.other], _OPERATION[fact.relation]
+        values[fact.name] = _apply(left, operator, fact.amount)
+        forms = {(left, operator, fact.amount)}
+        if operator != "-":
+            forms.add((fact.amount, operator, left))
+        if fact.relation is Relation.TWICE:
+            forms.add((left, "+", left))
+        equations[fact.name] = forms
+    if story.together:
+        one, two = (values[name] for name in story.together)
+        values["Together they"] = one + two
+        equations["Together they"] = {(one, "+", two), (two, "+", one)}
+    return equations, values
+
+
+def check(question: str, trace: Trace) -> Verdict:
+    """Exact verdict. A step is wrong when its equation is not the one the story asks for, or does not hold; the
+    answer line (index len(steps)) is wrong when it is missing or not the true answer.
+
+    Raises DataError for a question that is not of this world.
+    """
+    story = read_story(question)
+    equations, values = _allowed(story)
+    truth = values["Together they" if story.together else story.facts[-1].name]
+    correct = trace.answer == str(truth)
+    for index, step in enumerate(trace.steps):
+        match = _STEP.fullmatch(step)
+        if match is None:
+            return Verdict(correct, index)
+        usual = match["usual"] is not None
+        name = match["usual"] if usual else {"both": "Together they"}.get(match["late"], match["late"])
+        left, operator, right, result = (match[key if usual else key + "2"] for key in ("left", "op", "right", "result"))
+        stated = (int(left), operator, int(right))
+        right_result = int(result) == values.get(name) and (usual or match["again"] == result)
+        if stated not in equations.get(name, set()) or not right_result:
+            return Verdict(correct, index)
+    return Verdict(correct, -1 if correct else len(trace.steps))

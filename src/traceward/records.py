@@ -1,0 +1,137 @@
+"""The nouns of the package, as frozen records that check themselves.
+
+Words are those of docs/concepts.md. Nothing here knows a model, a tokenizer or a file format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from traceward.errors import ConfigError, DataError
+
+
+class Granularity(StrEnum):
+    """Where a reward lives (method, section "Granularity")."""
+
+    SPARSE = "sparse"  # one unit: the whole trace
+    INTERVAL = "interval"  # a unit per step, or per n completion tokens
+    DENSE = "dense"  # a unit per completion token
+
+
+class Head(StrEnum):
+    """How a backbone becomes a reward."""
+
+    SCALAR = "scalar"  # hidden state -> linear -> one number per scored position
+    LOG_RATIO = "log-ratio"  # beta * (log p_phi - log p_ref), summed inside a unit
+
+
+class LabelSource(StrEnum):
+    """What makes a trace a positive or a negative; printed in every report."""
+
+    DEMONSTRATIONS = "demonstrations"  # expert = 1, every rollout = 0
+    AGREEMENT_EXCLUDE = "answer-agreement-exclude"  # a rollout with the demonstration's answer is no negative
+    AGREEMENT_PROMOTE = "answer-agreement-promote"  # ... becomes a positive
+
+    @property
+    def uses_final_answers(self) -> bool:
+        return self is not LabelSource.DEMONSTRATIONS
+
+
+class Credit(StrEnum):
+    """How unit rewards become per-token advantages."""
+
+    TRACE_MEAN = "trace-mean"
+    CONSENSUS = "consensus"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSpec:
+    """Granularity plus the interval: `every=None` ends a unit at each step's end, `every=n` at every n-th token."""
+
+    granularity: Granularity = Granularity.INTERVAL
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.granularity is not Granularity.INTERVAL:
+            raise ConfigError(
+                f"interval must belong to granularity 'interval': got {self.every} with '{self.granularity}'; remove it"
+            )
+        if self.every is not None and self.every < 1:
+            raise ConfigError(f"interval must be at least 1 token: got {self.every}; use 15, or leave it out for steps")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question. `answer` is the reference answer where one is known; only evaluation and agreement read it."""
+
+    id: str
+    question: str
+    answer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.question.strip():
+            raise DataError(f"question must not be empty: got {self.question!r} in problem {self.id!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A reasoning text: ordered steps, then an answer (None where the text states none)."""
+
+    steps: tuple[str, ...]
+    answer: str | None = None
+
+    def __post_init__(self) -> None:
+        if any(not step.strip() for step in self.steps):
+            raise DataError(f"steps must not be blank: got {list(self.steps)!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A problem and an expert's worked solution: the only supervision there is."""
+
+    problem: Problem
+    trace: Trace
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.trace.steps:
+            raise DataError(f"steps must hold at least one step: got none in demonstration {self.problem.id!r}")
+
+
+class StopReason(StrEnum):
+    """Why a rollout ended."""
+
+    END = "end"  # end-of-sequence was sampled
+    LENGTH = "length"  # the length cap cut it
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A trace sampled from a policy. The ids are what was sampled; `text` is for people and graders only."""
+
+    problem_id: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    text: str
+    stop: StopReason = StopReason.END
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a checker says of a trace. `first_error` indexes steps then the answer line; -1 = none, None = unknown."""
+
+    correct: bool | None
+    first_error: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTrace:
+    """A reward's reading of one trace.
+
+    exported: the number that reranks and weighs votes (high = expert).
+    unit_logits: one per unit of the granularity it was read at, in order.
+    """
+
+    exported: float
+    unit_logits: tuple[float, ...] = field(default=())
