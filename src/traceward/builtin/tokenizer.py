@@ -7,21 +7,20 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from traceward.builtin.small import train_tokenizer
 from traceward.data.formats import Format, completion_text
 from traceward.data.tasks import stories
 
 VOCABULARY = 1024
-PAD, EOS = "<|pad|>", "<|end|>"
 
 # Words that later worlds (shuffled objects, arithmetic, sorting) and plain English prose need as single tokens.
 _OTHER_WORDS = """
 Alice Bob Claire Dave Eve Fred Gertie swap swaps swapped trade trades switch start end At the the of game dance semester
 First Then Finally Next so So answer is are The left right ball balls present presents gift book books dance dancing partner
 partners position positions playing red blue green yellow orange purple pink black white brown each gets has have now who with
-they and or but not to in on from for by as we We now let Let first second third last letter letters word words sort sorted
+they and or but not to in on from for by as we We now Let first second third last letter letters word words sort sorted
 list before after than less more fewer this that subpart equation calculate final then add subtract times divided equals
 Step step total sum number numbers all both same one two three four five because since therefore if when how many what
 """.split()
@@ -41,25 +40,6 @@ def corpus(stories_count: int = 3000) -> Iterator[str]:
 
 def build(directory: Path) -> PreTrainedTokenizerFast:
     """Train and save the tokenizer; the same bytes every time."""
-    tokenizer = Tokenizer(models.BPE())
-    # A word with the space before it, at most two digits, one run of line breaks, or single signs.
-    pieces = Regex(r" ?\p{L}+| ?\p{N}{1,2}|\n+| ?[^\s\p{L}\p{N}]|\s")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(pieces, behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[PAD, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus(), trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, padding_side="left", clean_up_tokenization_spaces=False
-    )
-    fast.save_pretrained(directory)
-    return fast
+    tokenizer = train_tokenizer(corpus(), VOCABULARY)
+    tokenizer.save_pretrained(directory)
+    return tokenizer

@@ -44,6 +44,13 @@ def prompt_text(problem: Problem, style: Format, tokenizer: PreTrainedTokenizerB
     return f"{INSTRUCTION}\n\n{problem.question}\n"
 
 
+def policy_prompt(problem: Problem, style: Format, tokenizer: PreTrainedTokenizerBase) -> str | list[dict[str, str]]:
+    """The prompt as TRL's trainers take it: messages where a chat template applies, else the text."""
+    if style is Format.THINK and tokenizer.chat_template:
+        return [{"role": "user", "content": f"{INSTRUCTION}\n\n{problem.question}"}]
+    return prompt_text(problem, style)
+
+
 def completion_text(trace: Trace, style: Format) -> str:
     """The text of a trace as a policy would write it; one line per step, the answer on the last line."""
     steps = "\n".join(trace.steps)
@@ -61,10 +68,11 @@ def parse_completion(text: str, style: Format) -> Trace:
         if match is None:
             return Trace(tuple(lines))
         return Trace(tuple(lines[:-1]), match.group(1) or None)
+    steps = split_steps(text)
     found = _THINK_ANSWER.search(text)
-    thought = text[: found.start()] if found else text
-    body = re.sub(r"</?think>", "", thought)
-    return Trace(tuple(split_steps(body)), (found.group(1).strip() or None) if found else None)
+    if found is None:
+        return Trace(tuple(steps))
+    return Trace(tuple(steps[:-1]), found.group(1).strip() or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +94,18 @@ def encode_prompt(problem: Problem, style: Format, tokenizer: PreTrainedTokenize
 def encode_completion(
     text: str, tokenizer: PreTrainedTokenizerBase, *, finished: bool = True, limit: int | None = None
 ) -> tuple[int, ...]:
-    """Completion ids, with end-of-sequence when `finished`; cut at `limit` tokens as a rollout would be."""
+    """Completion ids, with one end-of-sequence when `finished`; cut at `limit` tokens as a rollout would be.
+
+    Raises DataError where the text itself writes out the end-of-sequence token: it would end twice.
+    """
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    end = tokenizer.eos_token_id
+    if end is not None and end in ids:
+        raise DataError(f"completion must not hold the text {tokenizer.eos_token!r}: got {text!r}; remove it")
     if finished:
-        if tokenizer.eos_token_id is None:
+        if end is None:
             raise DataError("tokenizer must define an end-of-sequence token: got none; set tokenizer.eos_token")
-        ids.append(tokenizer.eos_token_id)
+        ids.append(end)
     return tuple(ids[:limit])
 
 

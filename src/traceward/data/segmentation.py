@@ -2,9 +2,10 @@
 
 Training, scoring, evaluation and reports all call this module; no other one looks for a newline.
 
-A *step* ends at a line break, or, in a text without line breaks, at the end of a sentence. On token ids the same
-rule runs over the concatenation of the tokens' own texts, so ids are never decoded and encoded again: a step ends
-with the token that completes its end mark. Positions are completion-relative, 0-based.
+A *step* ends at a line break, or, in a text without line breaks, at the end of a sentence. <think> tags count as
+white space, and <answer> opens the last step. On token ids the same rule runs over the concatenation of the tokens'
+own texts, so ids are never decoded and encoded again: a step ends with the token that completes its end mark.
+Positions are completion-relative, 0-based.
 """
 
 from __future__ import annotations
@@ -19,28 +20,51 @@ from traceward.records import Granularity, UnitSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_LINE_END = re.compile(r"\s*\n\s*")
+_BLANK = r"(?:\s|</?think>)"
+_ANSWER = "<answer>"
+# A mark ends before the white space that follows it, so the token of the next word (" Ben") opens the next step.
+_LINE_END = re.compile(rf"\n(?:{_BLANK}*\n)?")
 # A full stop, question or exclamation mark, closing quotes, then white space and something that opens a sentence.
-# "3.5", "e.g. the" and "$1.20 each" hold no sentence end.
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[$]*[A-Z0-9\\])")
+# "3.5", "e.g. the" and "$1.20 each" hold no sentence end; "Dr. Smith" does, as no list of abbreviations is complete.
+_SENTENCE_END = re.compile(rf"[.!?][\"')\]]*(?={_BLANK}+[\"'(\[$]*[A-Z0-9\\])")
+_EDGE = re.compile(rf"\A{_BLANK}*")
+_BROKEN = "\ufffd"  # what part of a character decodes to
+_LONGEST = 8  # tokens looked at to complete it
 
 
 def step_spans(text: str) -> list[tuple[int, int]]:
     """Character spans (start, end) of the steps of `text`; together they cover it, white space included."""
-    if not text.strip():
-        return []
+    answer = text.find(_ANSWER)
+    limit = len(text) if answer < 0 else answer
     # Blank edges belong to the first and last step; they never form a step.
-    body_start = len(text) - len(text.lstrip())
-    body_end = len(text.rstrip())
-    mark = _LINE_END if "\n" in text[body_start:body_end] else _SENTENCE_END
-    ends = [m.end() for m in mark.finditer(text, body_start, body_end)]
-    starts = [0, *ends]
-    return list(zip(starts, [*ends, len(text)], strict=True))
+    body_start, body_end = _edges(text[:limit])
+    ends: list[int] = []
+    if body_start < body_end:
+        mark = _LINE_END if "\n" in text[body_start:body_end] else _SENTENCE_END
+        ends = [m.end() for m in mark.finditer(text, body_start, body_end)]
+        ends.append(limit)
+    if answer >= 0:
+        ends = [*ends, len(text)]
+    return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
+
+
+def _edges(text: str) -> tuple[int, int]:
+    """Where what is neither white space nor a <think> tag starts and ends; (n, n) in a text of nothing else."""
+    opening = _EDGE.match(text)
+    start = opening.end() if opening else 0
+    end = len(text)
+    while start < end:
+        kept = text[start:end].rstrip().removesuffix("<think>").removesuffix("</think>")
+        if start + len(kept) == end:
+            break
+        end = start + len(kept)
+    return start, max(start, end)
 
 
 def split_steps(text: str) -> list[str]:
-    """The steps of a free text, stripped: its lines, or its sentences where it has no line break."""
-    return [text[start:end].strip() for start, end in step_spans(text)]
+    """The steps of a free text, without blank edges: its lines, or its sentences where it has no line break."""
+    steps = [text[start:end] for start, end in step_spans(text)]
+    return [step[slice(*_edges(step))] for step in steps]
 
 
 def step_ends(pieces: Sequence[str]) -> list[int]:
@@ -85,8 +109,22 @@ class Segmenter:
         return text
 
     def pieces(self, completion_ids: Sequence[int]) -> list[str]:
-        """The text of each token on its own."""
-        return [self._pieces(int(token)) for token in completion_ids]
+        """The text of each token on its own; a character spread over several tokens is the text of its last one."""
+        ids = [int(token) for token in completion_ids]
+        pieces = [self._pieces(token) for token in ids]
+        start = 0
+        while start < len(ids):
+            start = self._mend(ids, pieces, start) if _BROKEN in pieces[start] else start + 1
+        return pieces
+
+    def _mend(self, ids: list[int], pieces: list[str], start: int) -> int:
+        """Join the parts of a character from `start` on, in place; returns the next token to look at."""
+        for end in range(start + 2, min(start + _LONGEST, len(ids)) + 1):
+            text: str = self._tokenizer.decode(ids[start:end])
+            if _BROKEN not in text:
+                pieces[start:end] = [""] * (end - start - 1) + [text]
+                return end
+        return start + 1
 
     def unit_ends(self, completion_ids: Sequence[int], spec: UnitSpec) -> list[int]:
         """Index of the last token of each unit, ascending; the last one is always the last token."""

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traceward.data.formats import EncodedTrace
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, Trainer
+
+from traceward.data.formats import EncodedTrace, Format, parse_completion
+from traceward.data.grading import answers_equal
+from traceward.records import Problem
+from traceward.training.settings import AdversarialConfig, SFTSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, slots=True)
-class SFTSettings:
-    """Supervised fine-tuning; loss on the completion only.
-
-    steps: optimiser updates.   batch: traces per update.   learning_rate: peak of a cosine schedule.
-    """
-
-    steps: int = 60
-    batch: int = 16
-    learning_rate: float = 1e-3
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    seed: int = 0
+def silence(trainer: Trainer) -> None:
+    """Without a progress bar the Trainer prints every log row; ours go to the metrics file instead."""
+    trainer.remove_callback(PrinterCallback)
 
 
 def supervised_fine_tune(
@@ -33,12 +29,12 @@ def supervised_fine_tune(
     tokenizer: PreTrainedTokenizerBase,
     traces: Sequence[EncodedTrace],
     settings: SFTSettings,
-    directory: Path,
+    directory: str | Path,
     *,
+    seed: int,
     callbacks: Sequence[Any] = (),
 ) -> list[dict[str, float]]:
     """Train `model` in place by TRL's SFTTrainer on token ids as given; returns the logged rows (step, loss, …)."""
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     rows = [
@@ -48,6 +44,7 @@ def supervised_fine_tune(
         }
         for trace in traces
     ]
+    on_gpu = torch.cuda.is_available()
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
@@ -63,22 +60,59 @@ def supervised_fine_tune(
             weight_decay=settings.weight_decay,
             completion_only_loss=True,
             max_length=None,
-            seed=settings.seed,
+            seed=seed,
             logging_steps=1,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            use_cpu=not _accelerator(),
-            bf16=False,
+            use_cpu=not on_gpu,
+            bf16=on_gpu,
             gradient_checkpointing=False,
             train_sampling_strategy="group_by_length",
+            dataloader_pin_memory=False,
         ),
     )
+    silence(trainer)
     trainer.train()
+    model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-def _accelerator() -> bool:
-    import torch
+def outcome_rl(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Problem],
+    config: AdversarialConfig,
+    directory: str | Path,
+    *,
+    style: Format,
+    seed: int,
+    callbacks: Sequence[Any] = (),
+) -> None:
+    """GRPO on the true answers of `questions`: the bound that a learned reward is held against."""
+    from trl import GRPOTrainer
 
-    return torch.cuda.is_available()
+    from traceward.training.adversarial import grpo_arguments, keep_start_policy, question_rows
+
+    answers: Mapping[str, str | None] = {problem.id: problem.answer for problem in questions}
+
+    def correct(completion_ids: list[list[int]], problem_id: list[str], **_: object) -> list[float]:
+        texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        given = [parse_completion(text, style).answer for text in texts]
+        wanted = [answers[key] for key in problem_id]
+        return [
+            float(g is not None and w is not None and answers_equal(g, w)) for g, w in zip(given, wanted, strict=True)
+        ]
+
+    keep_start_policy(policy, tokenizer, Path(directory))
+    trainer = GRPOTrainer(
+        model=policy,
+        processing_class=tokenizer,
+        reward_funcs=correct,
+        train_dataset=question_rows(questions, style, tokenizer),
+        args=grpo_arguments(config, Path(directory), seed=seed),
+        callbacks=list(callbacks),
+    )
+    silence(trainer)
+    trainer.train()
+    policy.eval()

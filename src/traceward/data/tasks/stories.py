@@ -22,6 +22,8 @@ LARGEST = 40  # no true value is larger, so a small model can know its tables
 
 
 class Relation(StrEnum):
+    """How one person's amount follows from another's."""
+
     MORE = "more"
     FEWER = "fewer"
     TWICE = "twice"
@@ -46,11 +48,14 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Story:
+    """What a question says; facts only refer to people named before."""
+
     facts: tuple[Fact, ...]
     item: str
     together: tuple[str, str] | None = None  # the question asks for a sum of two, else for the last person
 
     def text(self) -> str:
+        """The question in words; `read_story` reads it back."""
         sentences = []
         for fact in self.facts:
             if fact.relation is None:
@@ -150,7 +155,9 @@ def write_trace(story: Story, rng: random.Random, writer: Student, style: Style 
     return Trace(tuple(steps), str(answer))
 
 
-def demonstration(rng: random.Random, *, style: Style = Style.USUAL, relations: tuple[int, int] = (2, 4)) -> Demonstration:
+def demonstration(
+    rng: random.Random, *, style: Style = Style.USUAL, relations: tuple[int, int] = (2, 4)
+) -> Demonstration:
     """A problem with the expert's worked solution."""
     story = make_story(rng, relations)
     trace = write_trace(story, rng, EXPERT, style)
@@ -189,8 +196,7 @@ def read_story(question: str) -> Story:
     """The story behind a question, from its own words."""
     facts: list[Fact] = []
     item = ""
-    for sentence in re.findall(r"[^.?]+[.?]", question):
-        sentence = sentence.strip()
+    for sentence in (found.strip() for found in re.findall(r"[^.?]+[.?]", question)):
         if match := _MORE_FEWER.fullmatch(sentence):
             facts.append(Fact(match[1], int(match[2]), Relation(match[3]), match[4]))
         elif match := _TWICE.fullmatch(sentence):
@@ -200,13 +206,17 @@ def read_story(question: str) -> Story:
             item = match[3]
     together = _TOGETHER.search(question)
     if not facts or not item or not (together or _ASKED.search(question)):
-        raise DataError(f"question must be a story of this world: got {question!r}; use another checker for other tasks")
+        raise DataError(
+            f"question must be a story of this world: got {question!r}; use another checker for other tasks"
+        )
     return Story(tuple(facts), item, (together[1], together[2]) if together else None)
 
 
 _STEP = re.compile(
-    r"(?:(?P<usual>Together they|\w+) ha(?:s|ve) (?P<left>\d+) (?P<op>[-+*]) (?P<right>\d+) = (?P<result>\d+) \w+\."
-    r"|Since (?P<left2>\d+) (?P<op2>[-+*]) (?P<right2>\d+) = (?P<result2>\d+), the \w+ of (?P<late>\w+) are (?P<again>\d+)\.)"
+    r"(?:(?P<usual>Together they|\w+) ha(?:s|ve) (?P<left>\d+) (?P<op>[-+*]) (?P<right>\d+) = (?P<result>\d+) "
+    r"(?P<item>\w+)\."
+    r"|Since (?P<left2>\d+) (?P<op2>[-+*]) (?P<right2>\d+) = (?P<result2>\d+), "
+    r"the (?P<item2>\w+) of (?P<late>\w+) are (?P<again>\d+)\.)"
 )
 
 
@@ -249,9 +259,10 @@ def check(question: str, trace: Trace) -> Verdict:
             return Verdict(correct, index)
         usual = match["usual"] is not None
         name = match["usual"] if usual else {"both": "Together they"}.get(match["late"], match["late"])
-        left, operator, right, result = (match[key if usual else key + "2"] for key in ("left", "op", "right", "result"))
+        parts = ("left", "op", "right", "result", "item")
+        left, operator, right, result, item = (match[key if usual else key + "2"] for key in parts)
         stated = (int(left), operator, int(right))
         right_result = int(result) == values.get(name) and (usual or match["again"] == result)
-        if stated not in equations.get(name, set()) or not right_result:
+        if stated not in equations.get(name, set()) or not right_result or item != story.item:
             return Verdict(correct, index)
     return Verdict(correct, -1 if correct else len(trace.steps))

@@ -1,0 +1,172 @@
+"""A recipe: one TOML file and dotted overrides, resolved into one checked tree.
+
+    run      what is made, from which seed
+    data     the task, its demonstrations and questions
+    policy   the model that starts
+    sft, reward, critic, adversarial     training, see traceward.training.settings
+    evaluation     how much is sampled to measure it
+
+Unknown keys are refused with their place, so a misspelt key never runs as a default.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from traceward.data.formats import Format
+from traceward.errors import ConfigError
+from traceward.training.settings import AdversarialConfig, CriticSettings, RewardSettings, Section, SFTSettings
+
+
+class Arm(StrEnum):
+    """A policy to train and measure. All start from the same model and see the same questions."""
+
+    SFT = "sft"
+    MAJORITY_CONSENSUS = "majority_consensus"  # the crowd's answer as pseudo-answer
+    SFT_LOGPROB_CONSENSUS = "sft_logprob_consensus"  # votes weighed by the SFT model's log-prob
+    REWARD_FROZEN = "reward_frozen"  # votes weighed by the reward as it was after warm-up
+    ADVERSARIAL = "adversarial"  # the reward keeps learning against the policy
+    OUTCOME = "outcome"  # true answers: the bound
+
+
+class RunSettings(Section):
+    """What is made."""
+
+    name: str = "run"
+    seed: int = 0
+    arms: tuple[Arm, ...] = (Arm.SFT, Arm.ADVERSARIAL)
+    """Policies; leave it empty to learn a reward only."""
+    variants: tuple[str, ...] = ()
+    """Further rewards for the comparison table: HEAD:GRANULARITY, with ":no-corruptions" or ":no-operator-flip"."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that work at once; 0 = one per two arms on a GPU machine, else one per core, two at most."""
+
+
+class DataSettings(Section):
+    """What the expert gave, and what is measured on."""
+
+    task: Literal["stories", "gsm8k", "jsonl"] = "stories"
+    path: Path | None = None
+    """gsm8k and jsonl: a directory with train.jsonl[.gz] and test.jsonl[.gz], or one file that is split by hash."""
+    demonstrations: int | None = Field(default=100, ge=4)
+    """How many of the training rows are used as demonstrations; left out: all."""
+    questions: int = Field(default=0, ge=0)
+    """Questions without demonstrations that policies may also be trained on (their answers stay hidden)."""
+    validation: int = Field(default=100, ge=0)
+    """Problems for learning curves; never those of `test`."""
+    test: int = Field(default=300, ge=1)
+    style: Literal["usual", "result-first"] = "usual"
+    """stories: the wording of the demonstrations."""
+    format: Format = Format.PLAIN
+
+    @model_validator(mode="after")
+    def _path_fits(self) -> DataSettings:
+        if (self.path is None) is not (self.task == "stories"):
+            wanted = "no path" if self.task == "stories" else "a path (or --data PATH)"
+            raise ValueError(f"data.path must be {wanted} with task '{self.task}': got {self.path}; mend the recipe")
+        return self
+
+
+class ScratchSettings(Section):
+    """A small Llama from nothing, with a tokenizer trained on the demonstrations' text."""
+
+    vocabulary: int = Field(default=2048, ge=300)
+    hidden: int = 192
+    layers: int = 6
+    heads: int = 6
+    context: int = 1024
+    steps: int = 300
+    batch: int = 16
+    learning_rate: float = 2e-3
+
+
+class PolicySettings(Section):
+    """The model that starts."""
+
+    path: str = "builtin:stories"
+    """A directory, a hub name, `builtin:stories`, or `scratch` (then [policy.scratch] says how it is made)."""
+    scratch: ScratchSettings = ScratchSettings()
+
+
+class EvaluationSettings(Section):
+    """How much is sampled to measure a run."""
+
+    samples: int = Field(default=8, ge=2)
+    """Base-policy samples per test problem, for reranking and localisation."""
+    policy_samples: int = Field(default=4, ge=1)
+    """Samples per test problem of each trained policy at T = 1; greedy decoding is measured beside it."""
+    curve_every: int = Field(default=10, ge=0)
+    """Policy steps between two looks at the validation problems; 0 turns curves off."""
+    examples: int = Field(default=10, ge=0)
+    pairs: int = Field(default=0, ge=0)
+    """Length- and end-matched (expert, rollout) pairs of held-out questions for the discriminator's AUROC."""
+
+
+class Recipe(Section):
+    """All settings of a run."""
+
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    policy: PolicySettings = PolicySettings()
+    sft: SFTSettings = SFTSettings()
+    reward: RewardSettings = RewardSettings()
+    critic: CriticSettings = CriticSettings()
+    adversarial: AdversarialConfig = AdversarialConfig()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe file with `section.key=value` overrides (values in TOML, a bare word is text).
+
+    Raises ConfigError naming the file and the key.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"recipe must be a TOML file: got '{path}'; check the path")
+    try:
+        tree: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: recipe must be TOML: got {error}; mend that line") from error
+    for override in overrides:
+        _set(tree, override)
+    return resolve(tree, where=str(file))
+
+
+def resolve(tree: dict[str, Any], *, where: str) -> Recipe:
+    """Check a tree of settings; every fault is named by its dotted key."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{where}: {_fault(fault)}" for fault in error.errors()]
+        raise ConfigError("\n  ".join(lines)) from error
+
+
+def _fault(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"]) or "recipe"
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: must be a known key: got an unknown one; remove it or check its spelling"
+    text = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{key}: {text[0].lower()}{text[1:]}: got {fault['input']!r}; mend it" if "got" not in text else f"{key}: {text}"
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"override must read section.key=value: got '{override}'; for example data.test=50")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    place = tree
+    for part in parts[:-1]:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"override must name a key of a section: got '{override}'; '{part}' is a value")
+    place[parts[-1]] = value

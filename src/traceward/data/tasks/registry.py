@@ -1,0 +1,114 @@
+"""A task: demonstrations, further questions, problems to measure on, and a judge that only evaluation calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from traceward.data.demonstrations import (
+    DemonstrationSet,
+    fingerprint,
+    hash_split,
+    read_demonstrations,
+    refuse_overlap,
+    split_record,
+)
+from traceward.data.grading import Grade, grade
+from traceward.data.tasks import gsm8k, stories
+from traceward.errors import DataError
+from traceward.records import Demonstration, Problem, Trace, Verdict
+
+Judge = Callable[[Problem, Trace], Verdict]
+SPLITS: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+SALT = "traceward"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Everything a run needs of a task.
+
+    demonstrations: the supervision.   questions: problems without worked solutions, for policies.
+    validation, test: with reference solutions; validation draws curves, test is only measured on.
+    judge: the verdict on a trace; exact where the task has a checker, else by its final answer.
+    """
+
+    name: str
+    demonstrations: tuple[Demonstration, ...]
+    questions: tuple[Problem, ...]
+    validation: tuple[Demonstration, ...]
+    test: tuple[Demonstration, ...]
+    judge: Judge
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def judge_story(problem: Problem, trace: Trace) -> Verdict:
+    """Exact: every step and the answer line."""
+    return stories.check(problem.question, trace)
+
+
+def judge_answer(problem: Problem, trace: Trace) -> Verdict:
+    """By the final answer; which step is wrong stays unknown."""
+    found = grade(trace.answer, problem.answer)
+    return Verdict(found is Grade.CORRECT if problem.answer is not None else None)
+
+
+def stories_task(
+    *, demonstrations: int, questions: int, validation: int, test: int, seed: int, style: str = "usual"
+) -> Task:
+    """The built-in world. Test and validation problems are the same for every seed; demonstrations follow the seed."""
+    measured = stories.demonstrations(test + validation, seed=-1)
+    seen = frozenset(item.problem.question for item in measured)
+    written = stories.Style(style)
+    # One more demonstration never changes the others: budgets of one seed are nested.
+    expert = stories.demonstrations(demonstrations, seed=seed, style=written, exclude=seen)
+    seen |= frozenset(item.problem.question for item in expert)
+    further = stories.demonstrations(questions, seed=10_000 + seed, exclude=seen)
+    return Task(
+        name="stories",
+        demonstrations=tuple(expert),
+        questions=tuple(item.problem for item in further),
+        validation=tuple(measured[test:]),
+        test=tuple(measured[:test]),
+        judge=judge_story,
+        record={"demonstrations": fingerprint(expert), "test": fingerprint(measured[:test]), "generator_seed": seed},
+    )
+
+
+def jsonl_task(
+    path: Path, *, demonstrations: int | None, questions: int, validation: int, test: int, name: str = "jsonl"
+) -> Task:
+    """A task from files: a directory with train and test splits, or one file split by the hash of its questions."""
+    read = gsm8k.load if name == "gsm8k" else read_demonstrations
+    if path.is_dir():
+        train, held = read(path, split="train"), read(path, split="test")
+        refuse_overlap(train, held)
+        shares = {"train": 1 - SPLITS["validation"], "validation": SPLITS["validation"]}
+        parts = hash_split(train.demonstrations, fractions=shares, salt=SALT)
+        tested = held.demonstrations
+    else:
+        train, held = read(path), None
+        shares = dict(SPLITS)
+        parts = hash_split(train.demonstrations, fractions=shares, salt=SALT)
+        tested = parts["test"]
+    expert = parts["train"][:demonstrations]
+    if len(expert) < 4 or not tested:
+        raise DataError(
+            f"{path} must give at least 4 demonstrations and 1 test problem: got {len(expert)} and {len(tested)}; "
+            "add rows or point to a directory with train.jsonl and test.jsonl"
+        )
+    further = parts["train"][len(expert) : len(expert) + questions]
+    return Task(
+        name=name,
+        demonstrations=expert,
+        questions=tuple(item.problem for item in further),
+        validation=parts["validation"][:validation],
+        test=tuple(tested[:test]),
+        judge=judge_answer,
+        record={"split": split_record(parts, fractions=shares, salt=SALT), **_fingerprints(train, held)},
+    )
+
+
+def _fingerprints(train: DemonstrationSet, held: DemonstrationSet | None) -> dict[str, str]:
+    return {"train": train.fingerprint, **({"test": held.fingerprint} if held else {})}

@@ -1,0 +1,57 @@
+"""Opens models and tokenizers from a directory or a hub name; the one place that does, and that explains a failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from traceward.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """A tokenizer that pads on the left, as sampling needs, and has an end-of-sequence token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(_cannot_open("tokenizer", name, error)) from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"tokenizer must have an end-of-sequence token: got none in {name}; set eos_token in its files")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_causal_lm(name: str | Path) -> PreTrainedModel:
+    """A causal language model in evaluation mode, float32 on CPU and bfloat16 on an accelerator."""
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM, name)
+
+
+def load_token_classifier(name: str | Path) -> PreTrainedModel:
+    """A backbone with one number per token; the head is new where the files have none."""
+    from transformers import AutoModelForTokenClassification
+
+    return _load(AutoModelForTokenClassification, name, num_labels=1)
+
+
+def _load(auto_class: type, name: str | Path, **options: object) -> PreTrainedModel:
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        model: PreTrainedModel = auto_class.from_pretrained(name, dtype=torch.float32, **options)  # type: ignore[attr-defined]
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(_cannot_open("model", name, error)) from error
+    return model.eval()
+
+
+def _cannot_open(what: str, name: str | Path, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"{what} must be a model directory or a hub name: got '{name}' ({reason}); check the path"

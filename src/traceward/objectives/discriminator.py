@@ -1,0 +1,43 @@
+"""Losses of the discriminator. Label 1 = expert, high logit = expert."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+
+def trace_means(values_BU: Tensor, weight_BU: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803
+    """Weighted mean over each trace's units, and which traces have any weight: (B,), (B,) bool."""
+    total = weight_BU.sum(1)
+    return (values_BU * weight_BU).sum(1) / total.clamp(min=1e-12), total > 0
+
+
+def gail_loss(
+    logits_expert_is_high_BU: Tensor,  # noqa: N803
+    labels_expert_is_one_B: Tensor,  # noqa: N803
+    weight_BU: Tensor,  # noqa: N803
+    *,
+    smoothing: float = 0.1,
+) -> Tensor:
+    """Binary cross-entropy of unit logits; experts weigh exactly 1/2 and everything else 1/2, whatever their counts.
+
+    Inside a class every trace weighs the same, inside a trace every unit by `weight_BU` (0 leaves a unit out).
+    Smoothing e moves the targets to 1 - e/2 and e/2.
+
+    logits: (B, U).  labels: (B,) of 0 and 1.  weight: (B, U), 0 on padding.
+    Source: GAIL (Ho & Ermon 2016, eq. 14); class weights and smoothing as in arXiv 2510.01857.
+    Raises ValueError when a class has no weighted unit: such a batch would teach the class, not the difference.
+    """
+    targets = labels_expert_is_one_B.to(logits_expert_is_high_BU.dtype) * (1 - smoothing) + smoothing / 2
+    loss_BU = binary_cross_entropy_with_logits(  # noqa: N806
+        logits_expert_is_high_BU, targets[:, None].expand_as(logits_expert_is_high_BU), reduction="none"
+    )
+    loss_B, counted_B = trace_means(loss_BU, weight_BU.to(loss_BU.dtype))  # noqa: N806
+    halves = []
+    for expert in (1, 0):
+        rows = counted_B & (labels_expert_is_one_B == expert)
+        if not bool(rows.any()):
+            raise ValueError(f"a discriminator batch must hold both classes: got no row with label {expert}")
+        halves.append(loss_B[rows].mean())
+    return torch.stack(halves).mean()

@@ -1,0 +1,312 @@
+"""One HTML page, and the numbers on it as JSON, from the files of one or more run directories.
+
+Reads `results.json`, `metrics.jsonl`, `examples.jsonl`, `manifest.json` and `config.json`. What is absent or null is
+"not measured" on the page; what is there and wrong is a RunError. Shares are fractions between 0 and 1.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from traceward.errors import RunError
+from traceward.report.figures import PALETTE, Bar, Kind, Series, bar_figure, line_figure, plain_text, thin
+from traceward.report.tables import (
+    POLICY,
+    RERANK,
+    Cell,
+    Method,
+    Row,
+    Section,
+    Table,
+    claim_tables,
+    methods_in,
+    ranked_table,
+    read_object,
+    read_rows,
+    refuse,
+)
+
+SCHEMA = 1
+TRACES_SHOWN = 10
+CLAIMS = (("rerank", "reward"), ("localise", "reward"), ("policy", "adversarial"))  # table, our row
+
+
+# Panels of metrics.jsonl: title, fields that share one axis. A field named nowhere here gets a panel of its own.
+_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Loss", ("loss",)),
+    ("Held-out AUROC", ("auroc_held_out",)),
+    ("Accuracy", ("accuracy",)),
+    ("Reward of expert and rollout", ("reward_expert", "reward_rollout")),
+    ("Completion length, tokens", ("completion_length",)),
+    ("KL to the reference", ("kl",)),
+    ("Entropy", ("entropy",)),
+    ("Agreement with the pseudo-answer", ("agreement",)),
+)
+_OWN_STAGES = {"sft": "Fine-tuning on the demonstrations", "warm-up": "Warm-up of the reward"}
+_PANELS_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything a run directory says, read and checked; figures come last."""
+
+    name: str
+    results: Section
+    traces: list[dict[str, Any]]
+    manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
+    tables: dict[str, Table]
+    figures: dict[str, Markup]
+    curves: list[tuple[str, list[tuple[str, Markup]]]]
+
+
+def build_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the page (and the same name with `.json`) and return its path: `report.html` in the first run by default.
+
+    Raises RunError for a directory that is no run and for files that are torn or break the format; an earlier
+    report then stays as it was.
+    """
+    if not run_dirs:
+        raise RunError("report must have a run: got none; name at least one run directory")
+    runs = [_read_run(Path(directory)) for directory in dict.fromkeys(run_dirs)]
+    page = Path(out) if out is not None else Path(run_dirs[0]) / "report.html"
+    if page.suffix != ".html":
+        refuse("report", "be a file that ends in .html", str(page), "name the page, for example report.html")
+    text = _template().render(runs=runs, palette=PALETTE, comparison=_comparison(runs))
+    numbers = {"schema": SCHEMA, "runs": [_numbers(run) for run in runs]}
+    _write(page.with_suffix(".json"), json.dumps(numbers, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    _write(page, text)
+    return page
+
+
+@cache
+def _template() -> Template:
+    loader = PackageLoader("traceward.report", ".")
+    templates = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    pretty = partial(json.dumps, indent=2, ensure_ascii=False)
+    templates.filters.update(signed=_signed, plain=plain_text, pretty=pretty)
+    return templates.get_template("page.html.j2")
+
+
+def _signed(value: float | None) -> str:
+    """A score with its sign, always: two decimals, or one digit where these would show nothing."""
+    if value is None:
+        return "not measured"
+    return (f"{value:+.1g}" if 0 < abs(value) < 0.005 else f"{value:+.2f}").replace("-", "−")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=path.parent) as room:
+        whole = Path(room) / path.name
+        whole.write_text(text, encoding="utf-8")
+        whole.replace(path)
+
+
+def _numbers(run: Run) -> dict[str, Any]:
+    """What the page shows, as JSON."""
+    tables = {name: asdict(table) for name, table in run.tables.items()}
+    return {"run": run.name, "tables": tables, "traces": run.traces, "results": run.results.values}
+
+
+def _read_run(directory: Path) -> Run:
+    results_file, metrics_file = directory / "results.json", directory / "metrics.jsonl"
+    if not results_file.is_file() and not metrics_file.is_file():
+        rule = "hold results.json or metrics.jsonl"
+        refuse("run directory", rule, str(directory), "name a directory that traceward train, fit or demo wrote")
+    results = Section(str(results_file), read_object(results_file))
+    if results.values.get("schema") not in (None, SCHEMA):
+        refuse(
+            f"{results_file}: schema", f"be {SCHEMA}", results.values["schema"], "report with the version that ran it"
+        )
+    tables = claim_tables(results)
+    curves = stage_curves([row.values for row in read_rows(metrics_file)])
+    return Run(
+        name=str(results.values.get("run") or directory.resolve().name),
+        results=results,
+        traces=_traces(list(read_rows(directory / "examples.jsonl"))[:TRACES_SHOWN]),
+        manifest=read_object(directory / "manifest.json"),
+        config=read_object(directory / "config.json"),
+        tables=tables,
+        figures={name: Markup(svg) for name, svg in _figures(results, tables)},
+        curves=[(title, [(name, Markup(svg)) for name, svg in panels]) for title, panels in curves],
+    )
+
+
+def _comparison(runs: Sequence[Run]) -> Table | None:
+    """The measured number of each claim, one row a run, where there are several runs."""
+    if len(runs) < 2:
+        return None
+    rows = []
+    for run in runs:
+        found = [run.tables[name].row(key) if name in run.tables else None for name, key in CLAIMS]
+        cells = tuple(Cell(row.cells[0].value, row.cells[0].interval) if row else Cell(None) for row in found)
+        rows.append(Row(Method(run.name, run.name), cells, (str(run.results.values.get("label_source") or ""),)))
+    return ranked_table(("Best of N", "First wrong step", "Policy pass@1"), rows)
+
+
+def _figures(results: Section, tables: Mapping[str, Table]) -> Iterator[tuple[str, str]]:
+    """The figures of the three claims, as far as their numbers are there."""
+    curve = results.section("rerank_curve")
+    if counts := curve.numbers("n"):
+        series = _lines(curve, counts, methods_in(RERANK, curve.values), results.section("rerank_intervals"))
+        alt = "Share of problems with a right answer picked, against the number of answers to pick from"
+        if series:
+            yield "rerank", line_figure(series, alt=alt, x_label="answers to pick from", doubling=True)
+    if "localise" in tables:
+        rows = tables["localise"].ranked(Kind.OURS, Kind.OURS_TOO, Kind.RIVAL)
+        bars = [Bar(row.method.label, row.cells[0].value or 0, row.method.kind, row.cells[0].interval) for row in rows]
+        floor = tables["localise"].row("chance")
+        chance = floor.cells[0].value if floor else None
+        if bars:
+            yield "localise", bar_figure(bars, alt="Hit@1 of the first wrong step", chance=chance)
+    curves = results.section("policy_curves")
+    for name, title in (("pass_at_1", "pass@1 at T = 1"), ("greedy", "greedy accuracy")):
+        lines: list[Series] = []
+        for method in methods_in(POLICY, curves.values):
+            steps = curves.section(method.key).numbers("step")
+            if steps and curves.section(method.key).listed(name):
+                lines += _lines(curves.section(method.key), steps, [Method(name, method.label, method.kind)], None)
+        levels = []
+        if "policy" in tables:
+            column = 0 if name == "pass_at_1" else 1
+            for row in tables["policy"].rows:
+                value = row.cells[column].value
+                if row.method.key in ("sft", "base") and value is not None:
+                    levels.append((row.method.label, value))
+        if lines:
+            alt = f"{title} against steps"
+            yield name, line_figure(lines, alt=alt, x_label="policy steps", levels=levels, label_width=136)
+
+
+def _lines(
+    curve: Section, xs: Sequence[float | None], methods: Sequence[Method], spans: Section | None
+) -> list[Series]:
+    """The lines of one curve section; every list must be as long as `xs`."""
+    known = [x for x in xs if x is not None]
+    lines = []
+    for method in methods:
+        ys = curve.numbers(method.key, shares=True)
+        if ys is None or not any(y is not None for y in ys):
+            continue
+        if len(ys) != len(known):
+            refuse(f"{curve.where}: {method.key}", f"hold {len(known)} numbers", len(ys), "evaluate the run again")
+        interval = spans.interval(method.key) if spans is not None and method.kind is Kind.OURS else None
+        lines.append(Series(method.label, known, ys, method.kind, interval))
+    return lines
+
+
+def _traces(rows: Sequence[Section]) -> list[dict[str, Any]]:
+    """The traces to show, their scores as tints: `tint` runs from -1 (reads as wrong) to 1 (reads as expert)."""
+    scores = [abs(score) for row in rows for score in row.numbers("step_scores") or [] if score is not None]
+    # The largest tenth saturates, so that one outlier does not bleach the others.
+    scale = sorted(scores)[int(0.9 * (len(scores) - 1))] if scores else 0
+    shown = []
+    for row in rows:
+        steps = row.listed("steps") or []
+        values = row.numbers("step_scores") or [None] * len(steps)
+        if len(values) != len(steps):
+            refuse(f"{row.where}: step_scores", f"hold {len(steps)} numbers", len(values), "delete that line")
+        places = {name: row.number(name) for name in ("predicted", "first_error")}
+        for name, place in places.items():
+            if place is not None and place not in range(-1, len(steps)):
+                refuse(f"{row.where}: {name}", f"be a step below {len(steps)} or -1", place, "delete that line")
+        tokens = _tokens(row)
+        bound = max((abs(score) for _, score in tokens if score is not None), default=0)
+        shown.append(
+            {
+                "id": str(row.values.get("id") or ""),
+                "question": str(row.values.get("question") or ""),
+                "correct": row.values.get("correct"),
+                "exported": row.number("exported"),
+                **places,
+                "steps": [(str(text), value, _tint(value, scale)) for text, value in zip(steps, values, strict=True)],
+                "tokens": [(text, score, _tint(score, bound)) for text, score in tokens],
+            }
+        )
+    return shown
+
+
+def _tokens(row: Section) -> list[tuple[str, float | None]]:
+    pairs = row.listed("tokens") or []
+    if any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
+        refuse(f"{row.where}: tokens", "be pairs [text, score]", pairs[:1], "delete that line")
+    scores = Section(row.where, {"tokens": [score for _, score in pairs]}).numbers("tokens") or []
+    return [(str(text), score) for (text, _), score in zip(pairs, scores, strict=True)]
+
+
+def stage_curves(rows: Sequence[Mapping[str, object]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Rows of metrics.jsonl -> (title of a group, its panels as (title, SVG)).
+
+    Fine-tuning, warm-up and unknown stages stand alone; stages that train a policy share their panels.
+    """
+    policies = {method.key: method for method in POLICY}
+    groups: dict[str, dict[str, list[Mapping[str, object]]]] = {}
+    for row in rows:
+        stage = str(row.get("stage") or "run")
+        own = stage in _OWN_STAGES or stage not in policies
+        title = _OWN_STAGES.get(stage, stage.replace("_", " ")) if own else "Training the policy"
+        groups.setdefault(title, {}).setdefault(stage, []).append(row)
+    return [(title, _panels(stages, policies)) for title, stages in groups.items()]
+
+
+def _panels(
+    stages: Mapping[str, Sequence[Mapping[str, object]]], methods: Mapping[str, Method]
+) -> list[tuple[str, str]]:
+    grouped = {name for _, names in _PANELS for name in names} | {"step", "seconds"}
+    others = dict.fromkeys(name for rows in stages.values() for row in rows for name in row if name not in grouped)
+    panels: list[tuple[str, str]] = []
+    for title, names in (*_PANELS, *((name.replace("_", " "), (name,)) for name in others)):
+        found = [(stage, name, *_points(rows, name)) for stage, rows in stages.items() for name in names]
+        found = [one for one in found if one[2]]
+        if not found or len(panels) == _PANELS_SHOWN:
+            continue
+        sharing = len({stage for stage, *_ in found}) > 1
+        series = []
+        for stage, name, xs, ys in found:
+            method = methods.get(stage, Method(stage, "", Kind.OURS))
+            words = [method.label] * (sharing or (len(stages) > 1 and len(found) == 1))
+            words += [name.removeprefix("reward_")] if len(found) > 1 and len(names) > 1 else []
+            kind = Kind.RIVAL if name == "reward_expert" else method.kind
+            series.append(Series(" ".join(words) or plain_text(ys[-1]), xs, ys, kind))
+        last = ", ".join(f"{one.label} {plain_text(one.ys[-1] or 0)}" for one in series)
+        svg = line_figure(
+            series,
+            alt=f"{title} against steps, last values: {last}",
+            x_label="step",
+            y_text=plain_text,
+            size=(280, 160),
+            label_width=104 if len(stages) > 1 else 44,
+        )
+        panels.append((title, svg))
+    return panels
+
+
+def _points(rows: Sequence[Mapping[str, object]], name: str) -> tuple[list[float], list[float]]:
+    """The steps at which `name` was logged, and its values; a row without a step stands at its own place."""
+    xs, ys = [], []
+    for place, row in enumerate(rows):
+        value, step = _number(row.get(name)), _number(row.get("step"))
+        if value is not None:
+            xs.append(float(place) if step is None else step)
+            ys.append(value)
+    return thin(xs, ys, limit=60)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _tint(score: float | None, scale: float) -> float:
+    return 0.0 if score is None or not scale else max(-1.0, min(1.0, score / scale))

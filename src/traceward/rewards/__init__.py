@@ -1,0 +1,1 @@
+"""What is learned: reward models, their heads, and the scoring path."""

@@ -1,0 +1,92 @@
+"""Token ids and unit ends -> tensors. Everything that runs a model over traces goes through `collate`.
+
+Axes: B traces, T tokens of prompt and completion, U units. Padding is on the right, so a position never depends on
+the batch; scores are invariant to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from traceward.data.formats import EncodedTrace
+from traceward.data.segmentation import Segmenter, unit_index
+from traceward.errors import DataError
+from traceward.records import UnitSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TraceBatch:
+    """A padded batch.
+
+    input_ids, attention_mask: (B, T) long.
+    unit: (B, T) long, the unit each *completion* token belongs to; -1 on prompt and padding.
+    unit_end: (B, U) long, position in T of the last token of each unit; 0 where `unit_mask` is False.
+    unit_mask: (B, U) bool.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    unit: Tensor
+    unit_end: Tensor
+    unit_mask: Tensor
+
+    def to(self, device: torch.device | str) -> TraceBatch:
+        return TraceBatch(*(getattr(self, name).to(device) for name in self.__slots__))
+
+
+def collate(
+    traces: Sequence[EncodedTrace], segmenter: Segmenter, spec: UnitSpec, *, pad_id: int, context: int | None = None
+) -> TraceBatch:
+    """Tensors of `traces` with the units of `spec`.
+
+    Raises DataError for a trace without completion, or longer than `context` tokens.
+    """
+    for trace in traces:
+        if not trace.completion_ids:
+            raise DataError(f"trace must have a completion: got none for {trace.key!r}; remove the row")
+        length = len(trace.prompt_ids) + len(trace.completion_ids)
+        if context is not None and length > context:
+            raise DataError(
+                f"trace must fit the model's context of {context} tokens: got {length} for {trace.key!r}; "
+                "shorten it or use a model with a longer context"
+            )
+    ends = [segmenter.unit_ends(trace.completion_ids, spec) for trace in traces]
+    width = max(len(t.prompt_ids) + len(t.completion_ids) for t in traces)
+    units = max(map(len, ends))
+    input_ids = torch.full((len(traces), width), pad_id)
+    attention_mask = torch.zeros(len(traces), width, dtype=torch.long)
+    unit = torch.full((len(traces), width), -1)
+    unit_end = torch.zeros(len(traces), units, dtype=torch.long)
+    unit_mask = torch.zeros(len(traces), units, dtype=torch.bool)
+    for row, (trace, trace_ends) in enumerate(zip(traces, ends, strict=True)):
+        start, stop = len(trace.prompt_ids), len(trace.prompt_ids) + len(trace.completion_ids)
+        input_ids[row, :stop] = torch.tensor([*trace.prompt_ids, *trace.completion_ids])
+        attention_mask[row, :stop] = 1
+        unit[row, start:stop] = torch.tensor(unit_index(trace_ends))
+        unit_end[row, : len(trace_ends)] = torch.tensor(trace_ends) + start
+        unit_mask[row, : len(trace_ends)] = True
+    return TraceBatch(input_ids, attention_mask, unit, unit_end, unit_mask)
+
+
+def by_length(traces: Sequence[EncodedTrace], *, tokens: int = 8192) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, at most `tokens` padded tokens each; long traces come alone."""
+    lengths = [len(t.prompt_ids) + len(t.completion_ids) for t in traces]
+    batch: list[int] = []
+    for row in sorted(range(len(traces)), key=lambda r: (-lengths[r], r)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def sum_by_unit(values_BT: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
+    """(B, T) token values -> (B, U) sums inside each unit; what lies off the completion is left out."""
+    inside = batch.unit >= 0
+    totals = values_BT.new_zeros(batch.unit_mask.shape)
+    return totals.scatter_add(1, batch.unit.clamp(min=0), torch.where(inside, values_BT, values_BT.new_zeros(())))

@@ -1,0 +1,127 @@
+"""A reward on disk: `model/` and `reference/` as plain Hugging Face directories, and `card.json` that signs them.
+
+The directory is written under a temporary name and renamed, so a reward is either whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from traceward.data.formats import Format
+from traceward.data.jsonl import fingerprint_file, write_json
+from traceward.errors import ConfigError, RewardFileError, RunError
+from traceward.records import Granularity, Head, UnitSpec
+
+if TYPE_CHECKING:
+    from traceward.rewards.model import RewardModel
+
+CARD = "card.json"
+VERSION = 1
+
+
+def save_reward(reward: RewardModel, directory: Path) -> None:
+    """Write `reward`; an existing reward of that name is replaced only when the new one is whole.
+
+    Raises RunError when the disk is full or the place cannot be written.
+    """
+    scratch: Path | None = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        reward.backbone.save_pretrained(scratch / "model")
+        reward.tokenizer.save_pretrained(scratch / "model")
+        if reward.reference is not None:
+            reward.reference.save_pretrained(scratch / "reference")
+        write_json(scratch / CARD, _card(reward, scratch))
+        _swap(scratch, directory)
+    except Exception as error:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        # safetensors reports a full disk as its own error type, so the class says nothing; the text does.
+        if isinstance(error, OSError) or "No space left" in str(error) or "File too large" in str(error):
+            raise RunError(f"reward must be written whole: got '{error}' at {directory}; free space or choose another place") from error
+        raise
+
+
+def _card(reward: RewardModel, scratch: Path) -> dict[str, Any]:
+    files = sorted(path for path in scratch.rglob("*") if path.is_file())
+    return {
+        **reward.card,
+        "traceward_reward": VERSION,
+        "head": str(reward.head),
+        "granularity": str(reward.spec.granularity),
+        "interval": reward.spec.every,
+        "format": str(reward.style),
+        "beta": reward.beta,
+        "sign": "high = expert",
+        "readouts": {
+            "unit_logits": "localises",
+            "exported": "sum log p_phi" if reward.head is Head.LOG_RATIO else "mean logit over trained units",
+        },
+        "files": {str(path.relative_to(scratch)): fingerprint_file(path) for path in files},
+    }
+
+
+def _swap(scratch: Path, directory: Path) -> None:
+    if directory.exists():
+        if not (directory / CARD).exists() and any(directory.iterdir()):
+            raise RunError(f"reward must go to a new or empty directory: got {directory} with other files; choose another")
+        old = scratch.with_name(scratch.name + "-old")
+        os.replace(directory, old)
+        os.replace(scratch, directory)
+        shutil.rmtree(old)
+    else:
+        os.replace(scratch, directory)
+
+
+def read_card(directory: Path) -> dict[str, Any]:
+    """The card of a reward directory, with every file it names checked against its sha256."""
+    path = directory / CARD
+    if not path.is_file():
+        raise RewardFileError(f"reward must be a directory with {CARD}: got '{directory}'; check the path")
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version, files = card["traceward_reward"], card["files"]
+    except (ValueError, KeyError) as error:
+        raise RewardFileError(f"{path} must be a whole reward card: got a broken one ({error}); save the reward again") from error
+    if version != VERSION:
+        raise RewardFileError(f"{path} must be of version {VERSION}: got {version}; use the traceward that wrote it")
+    for name, expected in files.items():
+        if not (directory / name).is_file():
+            raise RewardFileError(f"reward must hold {name}: got none in {directory}; copy the directory again")
+        if fingerprint_file(directory / name) != expected:
+            raise RewardFileError(f"{directory / name} must be as it was saved: got other bytes; copy the directory again")
+    return card
+
+
+def load_reward(directory: Path) -> RewardModel:
+    """Read a reward; see RewardModel.load."""
+    from traceward.loading import load_causal_lm, load_token_classifier, load_tokenizer
+    from traceward.rewards.model import RewardModel
+
+    card = read_card(directory)
+    head = Head(card["head"])
+    try:
+        tokenizer = load_tokenizer(directory / "model")
+        if head is Head.LOG_RATIO:
+            backbone, reference = load_causal_lm(directory / "model"), load_causal_lm(directory / "reference")
+        else:
+            backbone, reference = load_token_classifier(directory / "model"), None
+    except ConfigError as error:
+        raise RewardFileError(str(error)) from error
+    own = {"traceward_reward", "head", "granularity", "interval", "format", "beta", "sign", "readouts", "files"}
+    return RewardModel(
+        backbone=backbone,
+        reference=reference,
+        tokenizer=tokenizer,
+        head=head,
+        spec=UnitSpec(Granularity(card["granularity"]), card["interval"]),
+        style=Format(card["format"]),
+        beta=card["beta"],
+        card={key: value for key, value in card.items() if key not in own},
+    ).eval()

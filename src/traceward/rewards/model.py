@@ -1,0 +1,189 @@
+"""RewardModel: a backbone, a head, and the named readouts that everything else uses.
+
+Readouts (method, "Readouts are named"):
+  unit_logits   trains the discriminator and localises; one number per unit
+  exported      one number per trace; reranks, weighs the consensus, is served. Never contains -log pi.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from traceward.data.formats import EncodedTrace, Format, encode
+from traceward.data.segmentation import Segmenter
+from traceward.records import Granularity, Head, Problem, ScoredTrace, Trace, UnitSpec
+from traceward.rewards.batches import TraceBatch, by_length, collate, sum_by_unit
+from traceward.rewards.heads import scalar_values, token_logprobs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+STEPS = UnitSpec(Granularity.INTERVAL)
+
+
+class TraceScorer(Protocol):
+    """What a trainer needs of a reward: readouts of traces given as token ids, in order."""
+
+    style: Format
+    spec: UnitSpec
+
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]: ...
+
+
+class RewardModel(nn.Module):
+    """A learned reward: high = expert.
+
+    head: `scalar` reads a token classifier at unit ends; `log-ratio` sums beta * (log p_phi - log p_ref) in units.
+    spec: the units it is trained at. Readouts may ask for others: localisation always reads steps.
+    reference: the frozen p_ref of a log-ratio head, None for a scalar head.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        head: Head,
+        spec: UnitSpec,
+        style: Format = Format.PLAIN,
+        reference: PreTrainedModel | None = None,
+        beta: float = 1.0,
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if (head is Head.LOG_RATIO) is not (reference is not None):
+            raise ValueError(f"a reference must be given with head 'log-ratio' and only with it: got head '{head}'")
+        self.backbone = backbone
+        self.reference = reference.requires_grad_(False).eval() if reference is not None else None
+        self.tokenizer = tokenizer
+        self.head = head
+        self.spec = spec
+        self.style = style
+        self.beta = beta
+        self.card: dict[str, Any] = card or {}
+        self.segmenter = Segmenter(tokenizer)
+
+    @property
+    def context(self) -> int | None:
+        """Longest prompt + completion in tokens."""
+        return getattr(self.backbone.config, "max_position_embeddings", None)
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    def train(self, mode: bool = True) -> RewardModel:
+        """The reference never leaves evaluation mode."""
+        super().train(mode)
+        if self.reference is not None:
+            self.reference.eval()
+        return self
+
+    def batch(self, traces: Sequence[EncodedTrace], spec: UnitSpec | None = None) -> TraceBatch:
+        """Tensors of `traces` on the model's device, with the units of `spec` (default: those it is trained at)."""
+        pad = self.tokenizer.pad_token_id or 0
+        return collate(traces, self.segmenter, spec or self.spec, pad_id=pad, context=self.context).to(self.device)
+
+    def unit_logits(self, batch: TraceBatch) -> Tensor:
+        """(B, U) the logit of every unit; 0 where `batch.unit_mask` is False."""
+        if self.reference is None:
+            at_ends = scalar_values(self.backbone, batch).gather(1, batch.unit_end)
+            return at_ends.masked_fill(~batch.unit_mask, 0.0)
+        return sum_by_unit(self._log_ratio(token_logprobs(self.backbone, batch), batch), batch)
+
+    def _log_ratio(self, logprobs_BT: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
+        assert self.reference is not None
+        with torch.no_grad():
+            ref_logprobs_BT = token_logprobs(self.reference, batch)  # noqa: N806
+        return self.beta * (logprobs_BT - ref_logprobs_BT)
+
+    def readouts(self, batch: TraceBatch, trained: TraceBatch) -> tuple[Tensor, Tensor]:
+        """(B, U) unit logits at the units of `batch`, and (B,) the exported reward; one forward pass.
+
+        `trained` holds the same traces with the units of training. log-ratio exports sum log p_phi over the
+        completion; scalar exports the mean logit over the units that it was trained at.
+        """
+        if self.reference is None:
+            values = scalar_values(self.backbone, batch)
+            own = values.gather(1, trained.unit_end) * trained.unit_mask
+            exported = own.sum(1) / trained.unit_mask.sum(1)
+            return values.gather(1, batch.unit_end) * batch.unit_mask, exported
+        logprobs = token_logprobs(self.backbone, batch)
+        exported = torch.where(batch.unit >= 0, logprobs, 0.0).sum(1)
+        return sum_by_unit(self._log_ratio(logprobs, batch), batch), exported
+
+    @torch.no_grad()
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]:
+        """Readouts of traces given as token ids, in order; always in evaluation mode."""
+        was_training = self.training
+        self.eval()
+        found: list[ScoredTrace | None] = [None] * len(traces)
+        for rows in by_length(traces):
+            some = [traces[row] for row in rows]
+            batch = self.batch(some, spec)
+            logits, exported = self.readouts(batch, batch if spec == self.spec else self.batch(some))
+            counts = batch.unit_mask.sum(1).tolist()
+            for row, count, values, value in zip(rows, counts, logits.tolist(), exported.tolist(), strict=True):
+                found[row] = ScoredTrace(value, tuple(values[:count]))
+        self.train(was_training)
+        return [item for item in found if item is not None]
+
+    def score(self, items: Sequence[tuple[Problem, Trace]]) -> list[ScoredTrace]:
+        """Readouts of traces given as text: one logit per step, then one for the answer line where there is one."""
+        encoded = [encode(problem, trace, self.style, self.tokenizer) for problem, trace in items]
+        return self.score_encoded(encoded)
+
+    def save(self, directory: str | Path) -> None:
+        """Write the reward as safetensors and a card; what `load` reads back gives the same scores, bit for bit."""
+        from traceward.rewards.files import save_reward
+
+        save_reward(self, Path(directory))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> RewardModel:
+        """Read a reward that `save` wrote. Raises RewardFileError where a file is missing, torn or changed."""
+        from traceward.rewards.files import load_reward
+
+        return load_reward(Path(directory))
+
+
+def new_reward(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    head: Head,
+    spec: UnitSpec,
+    style: Format,
+    beta: float = 1.0,
+    seed: int = 0,
+) -> RewardModel:
+    """A reward at its start, on a copy of the policy's weights. A log-ratio head is zero everywhere; a scalar head
+    gets a zero-mean random last layer (seeded)."""
+    from copy import deepcopy
+
+    if head is Head.LOG_RATIO:
+        backbone, reference = deepcopy(policy), deepcopy(policy)
+    else:
+        backbone, reference = _as_token_classifier(policy, seed), None
+    return RewardModel(
+        backbone=backbone, reference=reference, tokenizer=tokenizer, head=head, spec=spec, style=style, beta=beta
+    )
+
+
+def _as_token_classifier(policy: PreTrainedModel, seed: int) -> PreTrainedModel:
+    from copy import deepcopy
+
+    from transformers import AutoModelForTokenClassification
+
+    config = deepcopy(policy.config)
+    config.num_labels = 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier: PreTrainedModel = AutoModelForTokenClassification.from_config(config)
+    classifier.base_model.load_state_dict(policy.base_model.state_dict())
+    return classifier.to(device=policy.device, dtype=policy.dtype).eval()

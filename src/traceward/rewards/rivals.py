@@ -1,0 +1,67 @@
+"""Scorers that learn nothing: a model's own log-probability, and one that gives every trace the same score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from traceward.data.formats import EncodedTrace, Format, encode
+from traceward.data.segmentation import Segmenter
+from traceward.records import Head, Problem, ScoredTrace, Trace, UnitSpec
+from traceward.rewards.batches import by_length, collate, sum_by_unit
+from traceward.rewards.heads import token_logprobs
+from traceward.rewards.model import STEPS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class LogProbScorer:
+    """exported = sum of log p over the completion; unit logits = the same inside each unit (nats)."""
+
+    head = Head.LOG_RATIO  # a unit's value is an increment, as with a log-ratio
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, style: Format = Format.PLAIN) -> None:
+        self.model = model
+        self.spec = STEPS
+        self.tokenizer = tokenizer
+        self.style = style
+        self.segmenter = Segmenter(tokenizer)
+
+    @torch.no_grad()
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]:
+        """Log-probabilities of traces given as token ids, in order."""
+        found: dict[int, ScoredTrace] = {}
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        self.model.eval()
+        for rows in by_length(traces):
+            batch = collate(
+                [traces[row] for row in rows],
+                self.segmenter,
+                spec,
+                pad_id=self.tokenizer.pad_token_id or 0,
+                context=context,
+            ).to(self.model.device)
+            units = sum_by_unit(token_logprobs(self.model, batch), batch)
+            for row, count, values in zip(rows, batch.unit_mask.sum(1).tolist(), units.tolist(), strict=True):
+                found[row] = ScoredTrace(sum(values[:count]), tuple(values[:count]))
+        return [found[row] for row in range(len(traces))]
+
+    def score(self, items: Sequence[tuple[Problem, Trace]]) -> list[ScoredTrace]:
+        """Log-probabilities of traces given as text; one unit per step, then the answer line."""
+        return self.score_encoded([encode(problem, trace, self.style, self.tokenizer) for problem, trace in items])
+
+
+class UniformScorer:
+    """The same score for every trace: with it a reward-weighted vote is the plain majority."""
+
+    def __init__(self, style: Format = Format.PLAIN) -> None:
+        self.head = Head.LOG_RATIO
+        self.spec = STEPS
+        self.style = style
+
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]:
+        """Zeros, one per trace and one unit each, whatever `spec`."""
+        return [ScoredTrace(0.0, (0.0,)) for _ in traces]

@@ -1,0 +1,229 @@
+"""The adversarial loop on TRL's GRPOTrainer. The only file that knows TRL's internals.
+
+One round (method, "One round"): sample, update the discriminator, score with the updated reward, turn scores into
+advantages, one clipped policy-gradient step with a KL penalty to the start policy. TRL samples, optimises, logs and
+saves; three of its methods are wrapped, none is copied, and tests/training/test_trl_contract.py names them:
+
+  _generate                         its token ids are kept (rewards are computed from ids, never from text)
+  _calculate_rewards                discriminator update, scores; returns one gathered scalar per rollout
+  _generate_and_score_completions   its advantages are replaced by ours, (B, T)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+
+from traceward.data.formats import EncodedTrace, Format, encode_prompt, parse_completion, policy_prompt
+from traceward.data.grading import canonical_answer
+from traceward.objectives.advantages import batch_scaled, consensus, group_centred, on_tokens, trace_mean
+from traceward.records import Credit, Demonstration, Problem, Rollout, StopReason
+from traceward.rewards.model import TraceScorer
+from traceward.sampling import sample
+from traceward.training.baselines import silence
+from traceward.training.critic import Critic
+from traceward.training.settings import AdversarialConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def grpo_arguments(config: AdversarialConfig, directory: Path, *, seed: int) -> GRPOConfig:
+    """TRL's arguments for `config`; everything its defaults would decide silently is said here."""
+    rollouts = config.questions_per_step * config.group
+    on_gpu = torch.cuda.is_available()
+    return GRPOConfig(
+        output_dir=str(directory),
+        max_steps=config.steps,
+        per_device_train_batch_size=rollouts,
+        num_generations=config.group,
+        max_completion_length=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=1.0,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=min(5, config.steps),
+        beta=config.kl,
+        loss_type="dapo",
+        scale_rewards="batch",
+        num_iterations=1,
+        max_grad_norm=1.0,
+        use_cpu=not on_gpu,
+        bf16=on_gpu,
+        gradient_checkpointing=False,
+        seed=seed,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        log_completions=False,
+        dataloader_pin_memory=False,
+    )
+
+
+def question_rows(questions: Sequence[Problem], style: Format, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The trainer's data set: the prompt as TRL takes it, and the question's id. No answer travels with it."""
+    return Dataset.from_list(
+        [{"prompt": policy_prompt(problem, style, tokenizer), "problem_id": problem.id} for problem in questions]
+    )
+
+
+def keep_start_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """TRL reads its KL reference from the path a model came from; make that the policy as it stands now."""
+    start = directory / "start-policy"
+    policy.save_pretrained(start)
+    tokenizer.save_pretrained(start)
+    policy.config._name_or_path = policy.name_or_path = str(start)
+
+
+def exported_reward(**_: object) -> list[float]:
+    """Names the reward in TRL's metrics. The scores come from `_calculate_rewards`, which replaces the call."""
+    raise AssertionError("rewards are computed from token ids in AdversarialTrainer._calculate_rewards")
+
+
+class AdversarialTrainer(GRPOTrainer):
+    """Trains `policy` against `reward`, and `reward` against `policy`.
+
+    demonstrations: the only supervision.   questions: further problems without worked solutions; the reward scores
+    them, supervised fine-tuning cannot use them. Their answers are never read.
+    critic: a warmed-up discriminator around `reward`; with `config.critic_updates` = 0 the reward stays frozen.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        reward: TraceScorer,
+        demonstrations: Sequence[Demonstration],
+        config: AdversarialConfig,
+        directory: str | Path,
+        critic: Critic | None = None,
+        questions: Sequence[Problem] = (),
+        seed: int = 0,
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        if config.critic_updates and critic is None:
+            raise ValueError("critic must be given when critic_updates > 0: got none; pass one or set critic_updates=0")
+        self.reward = reward
+        self.critic = critic
+        self.config = config
+        self.demonstration_prompts = [
+            (d.problem.id, encode_prompt(d.problem, reward.style, tokenizer)) for d in demonstrations
+        ]
+        self._ids: tuple[list[list[int]], list[list[int]]] = ([], [])
+        self._advantages = torch.zeros(0)
+        keep_start_policy(policy, tokenizer, Path(directory))
+        every = questions or [d.problem for d in demonstrations]
+        super().__init__(
+            model=policy,
+            processing_class=tokenizer,
+            reward_funcs=exported_reward,
+            train_dataset=question_rows(every, reward.style, tokenizer),
+            args=grpo_arguments(config, Path(directory), seed=seed),
+            callbacks=list(callbacks),
+        )
+        silence(self)
+
+    # ---- TRL's seams ---------------------------------------------------------------------------------------------
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        out = super()._generate(prompts)
+        self._ids = (out[0], out[1])
+        return out
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
+    ) -> Tensor:
+        rollouts = self._rollouts(inputs)
+        if self.critic is not None and self.model.training:
+            self._update_critic(rollouts)
+        rewards = self._score(rollouts).to(self.accelerator.device)
+        self._advantages = batch_scaled(group_centred(rewards, self.config.group))
+        return self.accelerator.gather(rewards)[:, None]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        out: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        out["advantages"] = on_tokens(self._advantages, out["completion_mask"])
+        return out
+
+    # ---- the round -----------------------------------------------------------------------------------------------
+
+    def _rollouts(self, inputs: list[dict[str, Any]]) -> list[Rollout]:
+        ends = set(self.eos_token_ids)
+        texts = self.processing_class.batch_decode(self._ids[1], skip_special_tokens=True)
+        return [
+            Rollout(
+                row["problem_id"],
+                tuple(prompt),
+                tuple(completion),
+                text,
+                StopReason.END if completion[-1] in ends else StopReason.LENGTH,
+            )
+            for row, prompt, completion, text in zip(inputs, *self._ids, texts, strict=True)
+        ]
+
+    def _update_critic(self, rollouts: list[Rollout]) -> None:
+        """Discriminator updates on fresh rollouts of the demonstrations' own questions: positives and negatives
+        then share their questions, and the question cannot tell them apart."""
+        assert self.critic is not None
+        for _ in range(self.config.critic_updates):
+            fresh = [r for r in rollouts if r.problem_id in self.critic.answers]
+            missing = self.critic.settings.rollouts // 2 - len(fresh)
+            if missing > 0:
+                count = -(-missing // 4)
+                some = self.critic.rng.choices(self.demonstration_prompts, k=count)
+                model = self.accelerator.unwrap_model(self.model)
+                groups = sample(
+                    model,
+                    self.processing_class,
+                    some,
+                    n=4,
+                    max_new_tokens=self.config.max_new_tokens,
+                    seed=self.critic.rng.getrandbits(32),
+                    temperature=self.config.temperature,
+                )
+                fresh += [rollout for group in groups for rollout in group]
+            row = self.critic.update(fresh)
+            self.critic.remember(fresh)
+        for name, value in row.items():
+            self._log_metric(f"critic/{name}", value)
+
+    def _score(self, rollouts: list[Rollout]) -> Tensor:
+        """(B,) the reward that each rollout trains with, by `config.credit`."""
+        traces = [EncodedTrace(r.prompt_ids, r.completion_ids, r.problem_id) for r in rollouts]
+        scored = self.reward.score_encoded(traces, spec=self.reward.spec)
+        exported = torch.tensor([s.exported for s in scored])
+        self._log_metric("exported", exported.mean().item())
+        if self.config.credit is Credit.TRACE_MEAN:
+            units = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.unit_logits) for s in scored], batch_first=True)
+            counts = torch.tensor([len(s.unit_logits) for s in scored])
+            mask = torch.arange(units.shape[1])[None] < counts[:, None]
+            return trace_mean(units, mask, clip=self.config.clip)
+        answers = torch.tensor(answer_ids(rollouts, self.reward.style, self.config.group))
+        agrees, _ = consensus(
+            answers.view(-1, self.config.group),
+            exported.view(-1, self.config.group),
+            temperature=self.config.vote_temperature,
+            own_reward=self.config.own_reward,
+        )
+        self._log_metric("agreement", agrees.mean().item())
+        return agrees.flatten()
+
+
+def answer_ids(rollouts: Sequence[Rollout], style: Format, group: int) -> list[int]:
+    """An integer per rollout, equal inside a group where the answers are equal; -1 where none is stated."""
+    found: list[int] = []
+    for start in range(0, len(rollouts), group):
+        seen: dict[str, int] = {}
+        for rollout in rollouts[start : start + group]:
+            answer = parse_completion(rollout.text, style).answer
+            key = None if answer is None else canonical_answer(answer)
+            found.append(-1 if not key else seen.setdefault(key, len(seen)))
+    return found

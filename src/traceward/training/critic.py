@@ -1,0 +1,164 @@
+"""The discriminator's side: batches of positives and negatives, replay, warm-up with early stop, updates."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from traceward.data.corruptions import corrupt
+from traceward.data.formats import EncodedTrace, encode, parse_completion
+from traceward.data.grading import answers_equal
+from traceward.objectives.discriminator import gail_loss, trace_means
+from traceward.records import Demonstration, LabelSource, Rollout
+from traceward.rewards.model import STEPS, RewardModel
+from traceward.training.settings import CriticSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row of a discriminator batch. `wrong_step`: the only step a corruption's label speaks of (None = all)."""
+
+    trace: EncodedTrace
+    label: int
+    wrong_step: int | None = None
+
+
+class Critic:
+    """Trains a RewardModel in place. All randomness comes from `seed`."""
+
+    def __init__(
+        self, reward: RewardModel, demonstrations: Sequence[Demonstration], settings: CriticSettings, *, seed: int
+    ) -> None:
+        self.reward = reward
+        self.settings = settings
+        self.rng = random.Random(f"critic-{seed}")
+        shuffled = sorted(demonstrations, key=lambda d: d.problem.id)
+        self.rng.shuffle(shuffled)
+        held = max(2, round(settings.held_out * len(shuffled))) if settings.held_out and len(shuffled) > 3 else 0
+        self.held_out, self.expert = shuffled[:held], shuffled[held:]
+        self.answers = {d.problem.id: d.trace.answer for d in demonstrations}
+        self.replay: list[Rollout] = []
+        self.updates = 0
+        self.optimiser = torch.optim.AdamW(self._groups(), weight_decay=settings.weight_decay)
+
+    def _groups(self) -> list[dict[str, object]]:
+        new_layer = {id(p) for n, p in self.reward.backbone.named_parameters() if n.startswith(("score.", "classifier."))}
+        trained = [p for p in self.reward.backbone.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if id(p) not in new_layer], "lr": self.settings.learning_rate},
+            {"params": [p for p in trained if id(p) in new_layer], "lr": self.settings.head_learning_rate},
+        ]
+        return [group for group in groups if group["params"]]
+
+    # ---- batches -------------------------------------------------------------------------------------------------
+
+    def positives(self, demonstrations: Sequence[Demonstration]) -> list[Example]:
+        return [Example(self._encode(d), 1) for d in demonstrations]
+
+    def _encode(self, item: Demonstration) -> EncodedTrace:
+        return encode(item.problem, item.trace, self.reward.style, self.reward.tokenizer)
+
+    def corruptions(self, demonstrations: Sequence[Demonstration], rng: random.Random) -> list[Example]:
+        """Seeded wrong edits of expert traces, through the same encoding."""
+        found = []
+        share = self.settings.corruptions
+        wanted = int(share) + (rng.random() < share - int(share))
+        for item in demonstrations:
+            for _ in range(wanted):
+                edit = corrupt(item.problem, item.trace, rng, exclude=self.settings.exclude_corruptions)
+                if edit is not None:
+                    trace = encode(item.problem, edit.trace, self.reward.style, self.reward.tokenizer)
+                    found.append(Example(trace, 0, edit.first_error))
+        return found
+
+    def rollouts(self, rollouts: Sequence[Rollout]) -> list[Example]:
+        """Policy traces with the label that `label_source` gives them; their token ids are used as sampled."""
+        found = []
+        for rollout in rollouts:
+            trace = EncodedTrace(rollout.prompt_ids, rollout.completion_ids, rollout.problem_id)
+            source, agrees = self.settings.label_source, False
+            if source.uses_final_answers:
+                given = parse_completion(rollout.text, self.reward.style).answer
+                wanted = self.answers.get(rollout.problem_id)
+                agrees = given is not None and wanted is not None and answers_equal(given, wanted)
+            if not agrees:
+                found.append(Example(trace, 0))
+            elif source is LabelSource.AGREEMENT_PROMOTE:
+                found.append(Example(trace, 1))
+        return found
+
+    def _draw(self, fresh: Sequence[Rollout]) -> list[Rollout]:
+        count = self.settings.rollouts
+        old = min(round(self.settings.replay_share * count), len(self.replay)) if fresh else count
+        drawn = self.rng.choices(self.replay, k=old) if old and self.replay else []
+        return drawn + (self.rng.choices(list(fresh), k=count - len(drawn)) if fresh else [])
+
+    def remember(self, rollouts: Sequence[Rollout]) -> None:
+        """Add rollouts to the memory; past its size random old ones leave."""
+        self.replay.extend(rollouts)
+        while len(self.replay) > self.settings.replay:
+            self.replay[self.rng.randrange(len(self.replay))] = self.replay[-1]
+            self.replay.pop()
+
+    # ---- learning ------------------------------------------------------------------------------------------------
+
+    def _loss(self, examples: Sequence[Example], smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, (B,) trace logits, (B,) labels."""
+        batch = self.reward.batch([e.trace for e in examples])
+        labels = torch.tensor([e.label for e in examples], device=batch.unit.device)
+        weight = batch.unit_mask.float()
+        if any(e.wrong_step is not None for e in examples):
+            weight = weight * self._wrong_units(examples, batch.unit)
+        logits = self.reward.unit_logits(batch)
+        trace_logits, _ = trace_means(logits.detach(), batch.unit_mask.float())
+        return gail_loss(logits, labels, weight, smoothing=smoothing), trace_logits, labels
+
+    def _wrong_units(self, examples: Sequence[Example], unit_BT: Tensor) -> Tensor:  # noqa: N803
+        """(B, U) 1 where a unit's label is known: for a corruption, the units that hold the end of its wrong step."""
+        units = int(unit_BT.max()) + 1
+        known = torch.ones(len(examples), units)
+        for row, example in enumerate(examples):
+            if example.wrong_step is None:
+                continue
+            ids = example.trace.completion_ids
+            ends = self.reward.segmenter.unit_ends(ids, STEPS)
+            step = min(example.wrong_step, len(ends) - 1)
+            start = ends[step - 1] + 1 if step else 0
+            offset = len(example.trace.prompt_ids)
+            touched = unit_BT[row, offset + start : offset + ends[step] + 1]
+            known[row] = 0
+            known[row, touched.cpu()] = 1
+        return known.to(unit_BT.device)
+
+    def update(self, fresh: Sequence[Rollout]) -> dict[str, float]:
+        """One optimiser step on experts against rollouts (fresh and replayed) and corruptions."""
+        experts = self.rng.choices(self.expert, k=self.settings.positives)
+        examples = self.positives(experts) + self.corruptions(experts, self.rng) + self.rollouts(self._draw(fresh))
+        self.reward.train()
+        loss, logits, labels = self._loss(examples, self.settings.smoothing)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.reward.backbone.parameters(), self.settings.grad_norm)
+        self.optimiser.step()
+        self.reward.eval()
+        self.updates += 1
+        right = (logits > 0) == (labels == 1)
+        return {
+            "loss": loss.item(),
+            "accuracy": (right[labels == 1].float().mean() + right[labels == 0].float().mean()).item() / 2,
+            "logit_expert": logits[labels == 1].mean().item(),
+            "logit_rollout": logits[labels == 0].mean().item(),
+            "grad_norm": float(norm),
+        }
+
+    @torch.no_grad()
+    def discrimination(self, examples: Sequence[Example]) -> tuple[float, float]:
+        """Loss (no smoothing) and AUROC of trace logits on `examples`, in evaluation mode."""
+        self.reward.eval()
+        loss, logits, labels = self._loss(examples, 0.0)
+        return loss.item(), float(roc_auc_score(labels.cpu(), logits.cpu()))

@@ -1,0 +1,107 @@
+"""What can be set in training, section by section; the one place with the defaults and their reasons.
+
+Unknown keys are refused. `traceward.config` puts the sections together into a recipe.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from traceward.records import Credit, Granularity, Head, LabelSource, UnitSpec
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RewardSettings(Section):
+    """What is learned."""
+
+    head: Head = Head.LOG_RATIO
+    granularity: Granularity = Granularity.INTERVAL
+    interval: int | None = Field(default=None, ge=1)
+    """Tokens per unit; left out, a unit is a step."""
+    beta: float = Field(default=1.0, gt=0)
+    """Scale of the log-ratio in the logit."""
+
+    @model_validator(mode="after")
+    def _interval_fits(self) -> RewardSettings:
+        _ = self.spec
+        return self
+
+    @property
+    def spec(self) -> UnitSpec:
+        return UnitSpec(self.granularity, self.interval)
+
+
+class CriticSettings(Section):
+    """How the discriminator learns."""
+
+    objective: Literal["gail"] = "gail"
+    label_source: LabelSource = LabelSource.DEMONSTRATIONS
+    warmup_updates: int = Field(default=60, ge=0)
+    """Most updates before the policy moves; early stop on held-out demonstrations may end it sooner."""
+    check_every: int = Field(default=5, ge=1)
+    """Updates between two looks at the held-out demonstrations."""
+    patience: int = Field(default=4, ge=1)
+    """Looks without a better held-out loss before warm-up stops; the best weights are kept."""
+    held_out: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the demonstrations (at least two) kept for that look; 0 turns early stopping off."""
+    positives: int = Field(default=16, ge=1)
+    """Expert traces per update."""
+    rollouts: int = Field(default=32, ge=1)
+    """Policy traces per update, fresh and replayed."""
+    corruptions: float = Field(default=1.0, ge=0)
+    """Corrupted expert traces per expert trace."""
+    exclude_corruptions: tuple[str, ...] = ()
+    """Kinds left out, by name."""
+    rollouts_per_question: int = Field(default=16, ge=1)
+    """Samples of the start policy on each demonstration's question, for warm-up."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    head_learning_rate: float = Field(default=5e-3, gt=0)
+    """For the new last layer of a scalar head, which starts from nothing."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    grad_norm: float = Field(default=1.0, gt=0)
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    replay: int = Field(default=6400, ge=0)
+    """Rollouts remembered."""
+    replay_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of an update's rollouts that comes from the memory, once there is one."""
+
+
+class SFTSettings(Section):
+    """Supervised fine-tuning; loss on the completion only."""
+
+    steps: int = Field(default=60, ge=1)
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak of a cosine schedule."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+
+
+class AdversarialConfig(Section):
+    """The policy's side of the alternation (TRL's GRPO) and how often the discriminator learns."""
+
+    steps: int = Field(default=40, ge=1)
+    questions_per_step: int = Field(default=24, ge=1)
+    group: int = Field(default=8, ge=2)
+    """Rollouts of one question (G)."""
+    credit: Credit = Credit.CONSENSUS
+    critic_updates: int = Field(default=1, ge=0)
+    """Discriminator updates per policy step; 0 freezes the reward after warm-up."""
+    learning_rate: float = Field(default=3e-4, gt=0)
+    kl: float = Field(default=0.005, ge=0)
+    """Weight of the KL penalty to the start policy."""
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=96, ge=1)
+    own_reward: float = Field(default=0.0, ge=0, le=1)
+    """consensus only: share of the trace's own (group-normalised) exported reward mixed into the agreement."""
+    vote_temperature: float = Field(default=1.0, gt=0)
+    """consensus only: temperature of the softmax over exported rewards that weighs the votes."""
+    clip: float = Field(default=5.0, gt=0)
+    """Rewards are cut to +- this before they become advantages (trace-mean)."""

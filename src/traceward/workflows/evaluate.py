@@ -1,0 +1,253 @@
+"""`traceward evaluate`: sample a policy on questions with reference answers, and measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from traceward.data.demonstrations import find_file, read_questions
+from traceward.data.formats import EncodedTrace, Format, encode_completion, encode_prompt, parse_completion
+from traceward.data.formats import completion_text as text_of
+from traceward.data.grading import Grade, canonical_answer, extract_answer, grade
+from traceward.data.jsonl import Faults, read_jsonl
+from traceward.errors import ConfigError
+from traceward.evaluation.rerank import RerankGroup, RerankTable, rerank_table
+from traceward.evaluation.statistics import Estimate, bootstrap_mean, pass_at_k
+from traceward.records import Problem, Rollout, StopReason
+from traceward.rewards.model import RewardModel
+from traceward.sampling import sample
+from traceward.workflows.score import Progress, context_of, open_policy, silent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """rows: the sampled traces.  measures: name -> estimate over questions; rows of the reward only where one is given."""
+
+    rows: tuple[dict[str, Any], ...]
+    measures: Mapping[str, Estimate]
+    questions: int
+    n: int
+    temperature: float
+    cut: float  # share of the samples that met the length cap
+
+    def as_json(self) -> dict[str, Any]:
+        """What --json writes."""
+        return {
+            "questions": self.questions,
+            "n": self.n,
+            "temperature": self.temperature,
+            "cut_share": self.cut,
+            "rows": {name: asdict(found) for name, found in self.measures.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Graded:
+    rollout: Rollout
+    answer: str | None
+    correct: bool
+
+
+def evaluate_policy(
+    questions: Path,
+    *,
+    policy: str,
+    reward: Path | None = None,
+    n: int = 8,
+    temperature: float = 1.0,
+    max_new_tokens: int = 256,
+    style: Format | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> EvaluateResult:
+    """Sample `n` answers a question at `temperature` and one greedily, and grade them by the reference answers.
+
+    style: the prompt's format; left out, the reward's, or plain.
+    """
+    if not temperature > 0:
+        raise ConfigError(f"temperature must be above 0: got {temperature}; greedy decoding is measured beside it")
+    file = find_file(questions, None)
+    problems = read_questions(file)
+    lines = [line for line, _ in read_jsonl(file)]
+    model, tokenizer = open_policy(policy)
+    learned = RewardModel.load(reward) if reward is not None else None
+    used = style or (learned.style if learned else Format.PLAIN)
+    prompts = [(problem.id, encode_prompt(problem, used, tokenizer)) for problem in problems]
+    _check(file, lines, problems, prompts, model, max_new_tokens)
+    groups = sample_all(
+        model, tokenizer, prompts, n=n, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    greedy = sample_all(
+        model, tokenizer, prompts, n=1, max_new_tokens=max_new_tokens, temperature=0.0, seed=seed, progress=progress
+    )
+    graded = [[_graded(p, r, used) for r in group] for p, group in zip(problems, groups, strict=True)]
+    best = [_graded(p, r, used).correct for p, (r,) in zip(problems, greedy, strict=True)]
+    scores = None
+    if learned is not None:
+        progress("scoring: reward", 0, 1)
+        scores = _scores(learned, tokenizer, problems, groups, used)
+        progress("scoring: reward", 1, 1)
+    return EvaluateResult(
+        rows=_rows(problems, graded, scores),
+        measures=_measures(problems, graded, best, scores, n=n, seed=seed),
+        questions=len(problems),
+        n=n,
+        temperature=temperature,
+        cut=sum(r.stop is StopReason.LENGTH for group in groups for r in group) / (n * len(groups)),
+    )
+
+
+def _check(
+    file: Path,
+    lines: Sequence[int],
+    problems: Sequence[Problem],
+    prompts: Sequence[tuple[str, tuple[int, ...]]],
+    model: PreTrainedModel,
+    max_new_tokens: int,
+) -> None:
+    """Every question has a reference answer, and leaves room for its own."""
+    faults = Faults(file)
+    for line, problem, (_, ids) in zip(lines, problems, prompts, strict=True):
+        if problem.answer is None:
+            faults.add(line, "answer", "must be there to grade by: got none; add the reference answer")
+        refuse_long_prompt(faults, line, ids, model, max_new_tokens)
+    faults.raise_if_any()
+
+
+def refuse_long_prompt(
+    faults: Faults, line: int, prompt_ids: Sequence[int], model: PreTrainedModel, max_new_tokens: int
+) -> None:
+    """Note a question after which `max_new_tokens` do not fit the model's context."""
+    context = context_of(model)
+    if context is not None and len(prompt_ids) + max_new_tokens > context:
+        faults.add(
+            line,
+            "question",
+            f"must leave room for {max_new_tokens} new tokens in the model's context of {context}: got "
+            f"{len(prompt_ids)} tokens; lower --max-new-tokens or use a model with a longer context",
+        )
+
+
+def sample_all(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[str, tuple[int, ...]]],
+    *,
+    n: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    progress: Progress,
+) -> list[list[Rollout]]:
+    """`sampling.sample` with our progress."""
+    what = "sampling" if temperature else "greedy decoding"
+    done = 0
+
+    def more(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(what, done, len(prompts))
+
+    progress(what, 0, len(prompts))
+    return sample(
+        model, tokenizer, prompts, n=n, max_new_tokens=max_new_tokens, seed=seed, temperature=temperature, progress=more
+    )
+
+
+def _graded(problem: Problem, rollout: Rollout, style: Format) -> _Graded:
+    answer = parse_completion(rollout.text, style).answer or extract_answer(rollout.text)
+    return _Graded(rollout, answer, grade(answer, problem.answer) is Grade.CORRECT)
+
+
+def _scores(
+    reward: RewardModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    groups: Sequence[Sequence[Rollout]],
+    style: Format,
+) -> list[list[float]]:
+    """Exported rewards: of the ids as sampled where reward and policy share prompts and tokens, else of the text."""
+    same = reward.style is style and reward.tokenizer.get_vocab() == tokenizer.get_vocab()
+    traces = []
+    for problem, group in zip(problems, groups, strict=True):
+        for rollout in group:
+            if same:
+                traces.append(EncodedTrace(rollout.prompt_ids, rollout.completion_ids, problem.id))
+                continue
+            text = text_of(parse_completion(rollout.text, style), reward.style)
+            finished = rollout.stop is StopReason.END
+            completion = encode_completion(text, reward.tokenizer, finished=finished)
+            traces.append(EncodedTrace(encode_prompt(problem, reward.style, reward.tokenizer), completion, problem.id))
+    found = iter(reward.score_encoded(traces))
+    return [[next(found).exported for _ in group] for group in groups]
+
+
+def _measures(
+    problems: Sequence[Problem],
+    graded: Sequence[Sequence[_Graded]],
+    greedy: Sequence[bool],
+    scores: Sequence[Sequence[float]] | None,
+    *,
+    n: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    right = [sum(item.correct for item in group) for group in graded]
+    sizes = sorted({*(2**power for power in range(n.bit_length())), n})
+    found = {f"pass@{k}": bootstrap_mean([pass_at_k(n, c, k) for c in right], seed=seed) for k in sizes}
+    found["greedy"] = bootstrap_mean([float(correct) for correct in greedy], seed=seed)
+    table = _table(problems, graded, scores, n=n, seed=seed)
+    for name in ("majority", "shortest", *(("reward", "weighted_vote") if scores is not None else ())):
+        row = table.rows[name]
+        assert row is not None
+        found[name] = row
+    return found
+
+
+def _table(
+    problems: Sequence[Problem],
+    graded: Sequence[Sequence[_Graded]],
+    scores: Sequence[Sequence[float]] | None,
+    *,
+    n: int,
+    seed: int,
+) -> RerankTable:
+    groups = [
+        RerankGroup(
+            problem_id=problem.id,
+            correct=tuple(item.correct for item in group),
+            answers=tuple((canonical_answer(item.answer) or None) if item.answer else None for item in group),
+            lengths=tuple(len(item.rollout.completion_ids) for item in group),
+            # The record asks for a reward; its rows are not shown where none was given.
+            scores={"reward": tuple(scores[index]) if scores is not None else (0.0,) * len(group)},
+        )
+        for index, (problem, group) in enumerate(zip(problems, graded, strict=True))
+    ]
+    return rerank_table(groups, n=n, seed=seed)
+
+
+def _rows(
+    problems: Sequence[Problem], graded: Sequence[Sequence[_Graded]], scores: Sequence[Sequence[float]] | None
+) -> tuple[dict[str, Any], ...]:
+    """The traces, as `score`, `rerank` and `fit --rollouts` read them."""
+    rows = []
+    for at, (problem, group) in enumerate(zip(problems, graded, strict=True)):
+        for index, item in enumerate(group):
+            row: dict[str, Any] = {
+                "id": f"{problem.id}-{index}",
+                "qid": problem.id,
+                "question": problem.question,
+                "completion": item.rollout.text,
+                "model_answer": item.answer,
+                "answer": problem.answer,
+                "final_correct": item.correct,
+                "stop": str(item.rollout.stop),
+                "tokens": len(item.rollout.completion_ids),
+            }
+            rows.append(row if scores is None else {**row, "score": scores[at][index]})
+    return tuple(rows)

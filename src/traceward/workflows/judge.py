@@ -1,0 +1,207 @@
+"""What a learned reward is good for, measured on samples of the start policy beside its rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from traceward.config import Recipe
+from traceward.data.formats import EncodedTrace, parse_completion
+from traceward.data.grading import canonical_answer
+from traceward.data.jsonl import write_jsonl
+from traceward.data.tasks.registry import Task
+from traceward.evaluation.localise import LabelledTrace, increments, localise_table, suspicion
+from traceward.evaluation.rerank import RerankGroup, rerank_curve, rerank_table
+from traceward.evaluation.statistics import Estimate, auroc, length_controlled_auroc, length_correlation
+from traceward.records import Head, Rollout, ScoredTrace, Trace, Verdict
+from traceward.training.run_directory import RunDirectory
+from traceward.workflows.stages import load_task, policy_places, read_rollouts
+
+if TYPE_CHECKING:
+    from traceward.rewards.model import RewardModel, TraceScorer
+
+Scores = Mapping[str, tuple[Head, list[ScoredTrace]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One sampled trace of a test problem with its verdict."""
+
+    rollout: Rollout
+    trace: Trace
+    verdict: Verdict
+
+    @property
+    def encoded(self) -> EncodedTrace:
+        return EncodedTrace(self.rollout.prompt_ids, self.rollout.completion_ids, self.rollout.problem_id)
+
+
+def read_samples(run: RunDirectory, task: Task, recipe: Recipe) -> list[Sampled]:
+    """The shared samples of the test problems, judged; grouped by problem, in order."""
+    problems = {d.problem.id: d.problem for d in task.test}
+    found = []
+    for rollout in read_rollouts(run.path / "data" / "samples.jsonl"):
+        trace = parse_completion(rollout.text, recipe.data.format)
+        found.append(Sampled(rollout, trace, task.judge(problems[rollout.problem_id], trace)))
+    return found
+
+
+def groups_of(samples: Sequence[Sampled], scores: Scores, n: int) -> list[RerankGroup]:
+    """The samples as reranking groups of `n`."""
+    groups = []
+    for start in range(0, len(samples), n):
+        part = samples[start : start + n]
+        answers = [None if s.trace.answer is None else canonical_answer(s.trace.answer) for s in part]
+        groups.append(
+            RerankGroup(
+                problem_id=part[0].rollout.problem_id,
+                correct=tuple(bool(s.verdict.correct) for s in part),
+                answers=tuple(a or None for a in answers),
+                lengths=tuple(len(s.rollout.completion_ids) for s in part),
+                scores={
+                    name: tuple(item.exported for item in values[start : start + n])
+                    for name, (_, values) in scores.items()
+                },
+            )
+        )
+    return groups
+
+
+def wrong_traces(samples: Sequence[Sampled], scores: Scores) -> list[LabelledTrace]:
+    """The traces whose first wrong unit is known, with each scorer's suspicion of every unit.
+
+    A trace whose steps are right and whose answer line is missing has no wrong unit to point at; it is left out.
+    """
+    found = []
+    for at, sample in enumerate(samples):
+        first, units = sample.verdict.first_error, len(scores["reward"][1][at].unit_logits)
+        if first is not None and 0 <= first < units:
+            doubts = {
+                name: tuple(suspicion(head, values[at].unit_logits).tolist()) for name, (head, values) in scores.items()
+            }
+            found.append(LabelledTrace(sample.rollout.problem_id, first, doubts))
+    return found
+
+
+def _numbers(rows: Mapping[str, Estimate | None]) -> tuple[dict[str, float | None], dict[str, list[float] | None]]:
+    values = {name: None if row is None else row.value for name, row in rows.items()}
+    return values, {name: None if row is None else [row.low, row.high] for name, row in rows.items()}
+
+
+def judge_samples(samples: Sequence[Sampled], scores: Scores, n: int) -> dict[str, Any]:
+    """Rerank and localisation tables with intervals, and the reward's calibration."""
+    groups = groups_of(samples, scores, n)
+    values, intervals = _numbers(rerank_table(groups, n=n, seed=0).rows)
+    found: dict[str, Any] = {"rerank": {"n": n, **values}, "rerank_intervals": intervals}
+    sizes = [size for size in (1, 2, 4, 8, 16, 32) if size <= n]
+    curve = rerank_curve(groups, sizes=sizes, seed=0)
+    found["rerank_curve"] = {"n": sizes, **{name: [e.value for e in row] for name, row in curve.items()}}
+    wrong = wrong_traces(samples, scores)
+    if wrong:
+        table = localise_table(wrong, seed=0)
+        rows = {name: row for name, row in table.rows.items() if row is not None}
+        hits, hit_intervals = _numbers({name: row.hit_at_1 for name, row in rows.items()})
+        found |= {"localise_hit_at_1": hits, "localise_hit_at_1_intervals": hit_intervals}
+        found["localise"] = {
+            "traces": len(wrong),
+            "hit_within_1": _numbers({name: row.hit_within_1 for name, row in rows.items()})[0],
+            "map": _numbers({name: row.map for name, row in rows.items()})[0],
+        }
+    return {**found, **calibration(samples, scores["reward"][1])}
+
+
+def calibration(samples: Sequence[Sampled], scored: Sequence[ScoredTrace]) -> dict[str, Any]:
+    """AUROC of the exported reward against correctness, and what of it length alone explains."""
+    exported = [item.exported for item in scored]
+    labels = [bool(s.verdict.correct) for s in samples]
+    lengths = [len(s.rollout.completion_ids) for s in samples]
+    problems = [s.rollout.problem_id for s in samples]
+    if len(set(labels)) < 2 or len(set(lengths)) < 2 or len(set(exported)) < 2:
+        return {"calibration": None}
+    found = auroc(exported, labels, seed=0, problems=problems)
+    controlled = length_controlled_auroc(exported, labels, lengths, seed=0, problems=problems)
+    return {
+        "calibration": {
+            "auroc": found.value,
+            "auroc_low": found.low,
+            "auroc_high": found.high,
+            "auroc_length_control": controlled.value,
+            "length_correlation": length_correlation(exported, lengths),
+        }
+    }
+
+
+def score_all(scorers: Mapping[str, TraceScorer], samples: Sequence[Sampled]) -> Scores:
+    return {name: (s.head, s.score_encoded([one.encoded for one in samples])) for name, s in scorers.items()}
+
+
+def judge_reward(run: RunDirectory, reward: RewardModel) -> dict[str, Any]:
+    """The figures of one more reward for the variants table."""
+    recipe = run.recipe()
+    samples = read_samples(run, load_task(recipe), recipe)
+    found = judge_samples(samples, score_all({"reward": reward}, samples), recipe.evaluation.samples)
+    hits = found.get("localise_hit_at_1", {})
+    return {
+        "rerank": found["rerank"]["reward"],
+        "localise_hit_at_1": hits.get("reward"),
+        "auroc": (found["calibration"] or {}).get("auroc"),
+    }
+
+
+def judge_run(run: RunDirectory) -> dict[str, Any]:
+    """All figures of the run's own reward beside base and SFT log-prob; writes examples.jsonl."""
+    from traceward.loading import load_causal_lm, load_tokenizer
+    from traceward.rewards.model import RewardModel
+    from traceward.rewards.rivals import LogProbScorer
+
+    recipe = run.recipe()
+    task = load_task(recipe)
+    samples = read_samples(run, task, recipe)
+    style = recipe.data.format
+    model, tokenizer = policy_places(run)
+    scorers: dict[str, TraceScorer] = {
+        "reward": RewardModel.load(run.path / "reward"),
+        "base_logprob": LogProbScorer(load_causal_lm(model), load_tokenizer(tokenizer), style),
+    }
+    tuned = run.path / "policies" / "sft"
+    if run.part("sft") is not None:
+        scorers["sft_logprob"] = LogProbScorer(load_causal_lm(tuned), load_tokenizer(tuned), style)
+    scores = score_all(scorers, samples)
+    write_jsonl(run.path / "examples.jsonl", examples(samples, scores["reward"], task, recipe))
+    return judge_samples(samples, scores, recipe.evaluation.samples)
+
+
+def examples(
+    samples: Sequence[Sampled], scored: tuple[Head, list[ScoredTrace]], task: Task, recipe: Recipe
+) -> list[dict[str, Any]]:
+    """Traces for the report: one per problem in test order, two wrong ones for each right one. Not chosen by score."""
+    problems = {d.problem.id: d.problem for d in task.test}
+    head, values = scored
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for at, sample in enumerate(samples):
+        wanted_right = len(rows) % 3 == 2
+        key = sample.rollout.problem_id
+        if len(rows) >= recipe.evaluation.examples:
+            break
+        if key in seen or bool(sample.verdict.correct) is not wanted_right:
+            continue
+        seen.add(key)
+        suspected = suspicion(head, values[at].unit_logits)
+        answer = [] if sample.trace.answer is None else [f"Answer: {sample.trace.answer}"]
+        rows.append(
+            {
+                "id": key,
+                "question": problems[key].question,
+                "steps": [*sample.trace.steps, *answer],
+                "step_scores": increments(head, values[at].unit_logits).tolist(),
+                "predicted": int(np.argmax(suspected)) if suspected.max() > 0 else -1,
+                "first_error": sample.verdict.first_error,
+                "correct": bool(sample.verdict.correct),
+                "exported": values[at].exported,
+            }
+        )
+    return rows

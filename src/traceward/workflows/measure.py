@@ -1,0 +1,88 @@
+"""How good a policy is: pass@1 at T = 1 and greedy, on test problems; and its curve on validation problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from traceward.config import Recipe
+from traceward.data.formats import encode_prompt, parse_completion
+from traceward.data.tasks.registry import Task
+from traceward.evaluation.statistics import bootstrap_mean
+from traceward.records import Demonstration
+from traceward.sampling import sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SEED = 4_242  # every policy of every run is measured with the same draws of the generator
+
+
+def correct_shares(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    items: Sequence[Demonstration],
+    recipe: Recipe,
+    *,
+    n: int,
+    temperature: float,
+) -> list[float]:
+    """For each problem the share of `n` samples that the task's judge finds correct (no verdict = not correct)."""
+    prompts = [(d.problem.id, encode_prompt(d.problem, recipe.data.format, tokenizer)) for d in items]
+    groups = sample(
+        model,
+        tokenizer,
+        prompts,
+        n=n,
+        max_new_tokens=recipe.adversarial.max_new_tokens,
+        seed=SEED,
+        temperature=temperature,
+    )
+    return [
+        float(np.mean([bool(task.judge(d.problem, parse_completion(r.text, recipe.data.format)).correct) for r in group]))
+        for d, group in zip(items, groups, strict=True)
+    ]
+
+
+def measure_policy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, recipe: Recipe
+) -> dict[str, Any]:
+    """pass@1 at T = 1 and greedy with bootstrap intervals over test problems; per-problem shares for paired tests."""
+    found: dict[str, Any] = {}
+    for name, n, temperature in (("pass_at_1", recipe.evaluation.policy_samples, 1.0), ("greedy", 1, 0.0)):
+        shares = correct_shares(model, tokenizer, task, task.test, recipe, n=n, temperature=temperature)
+        mean = bootstrap_mean(shares, seed=0)
+        found |= {name: mean.value, f"{name}_interval": [mean.low, mean.high], f"{name}_by_problem": shares}
+    return found
+
+
+class CurveCallback(TrainerCallback):  # type: ignore[misc]
+    """Looks at the validation problems every few policy steps; it reads the policy and changes nothing."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, recipe: Recipe
+    ) -> None:
+        self.model, self.tokenizer, self.task, self.recipe = model, tokenizer, task, recipe
+        self.every = recipe.evaluation.curve_every if task.validation else 0
+        self.rows: list[dict[str, float]] = []
+
+    def _look(self, step: int) -> None:
+        row: dict[str, float] = {"step": step}
+        for name, n, temperature in (("pass_at_1", 2, 1.0), ("greedy", 1, 0.0)):
+            shares = correct_shares(
+                self.model, self.tokenizer, self.task, self.task.validation, self.recipe, n=n, temperature=temperature
+            )
+            row[name] = float(np.mean(shares))
+        self.rows.append(row)
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if self.every:
+            self._look(0)
+
+    def on_step_end(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
+        if self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps):
+            self._look(state.global_step)

@@ -1,0 +1,146 @@
+"""`traceward rerank`: order the traces of each question, and measure how often the best one is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from traceward.data.demonstrations import question_key
+from traceward.data.grading import Grade, canonical_answer, grade
+from traceward.data.traces import TraceRecord, read_traces
+from traceward.evaluation.rerank import RerankGroup, RerankTable, rerank, rerank_curve, rerank_table
+from traceward.evaluation.statistics import Estimate
+from traceward.records import Head, Problem, ScoredTrace, Trace
+from traceward.workflows.score import Progress, Readings, open_scorers, read_scores, silent
+
+
+@dataclass(frozen=True, slots=True)
+class RerankResult:
+    """rows: one per question.  table: None where no question has the verdicts it takes.
+
+    labelled: questions in the table; the others have a trace without verdict.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    table: RerankTable | None
+    curve: Mapping[str, Sequence[Estimate]] | None
+    sizes: tuple[int, ...]
+    labelled: int
+
+    def as_json(self) -> dict[str, Any]:
+        """What --json writes."""
+        found: dict[str, Any] = {"questions": len(self.rows), "labelled": self.labelled, "n": None, "rows": None}
+        if self.table is not None:
+            rows = {name: None if row is None else asdict(row) for name, row in self.table.rows.items()}
+            found |= {"n": self.table.n, "rows": rows}
+        if self.curve is not None:
+            points = {name: [asdict(point) for point in row] for name, row in self.curve.items()}
+            found["curve"] = {"n": list(self.sizes), "rows": points}
+        return found
+
+
+class _Read:
+    """Readings that are there already, as a scorer: `rerank` then needs no second pass."""
+
+    def __init__(self, head: Head, scores: Sequence[ScoredTrace]) -> None:
+        self.head = head
+        self.scores = list(scores)
+
+    def score(self, items: Sequence[tuple[Problem, Trace]]) -> list[ScoredTrace]:
+        assert len(items) == len(self.scores)
+        return self.scores
+
+
+def rerank_file(
+    traces: Path,
+    *,
+    reward: Path,
+    base: str | None = None,
+    sft: str | None = None,
+    n: int | None = None,
+    curve: bool = False,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> RerankResult:
+    """Rank the traces of every question; the table needs a verdict for each trace of a question.
+
+    n: traces per question in the table; left out, as many as the smallest labelled question has.
+    """
+    records = read_traces(traces)
+    scorers = open_scorers(reward, {"base_logprob": base, "sft_logprob": sft})
+    readings = read_scores(scorers, records, traces, progress=progress)
+    grouped = group_records(records)
+    head = scorers["reward"].head
+    rows = tuple(
+        _ranked([records[i] for i in members], _Read(head, [readings.read("reward", i) for i in members]))
+        for members in grouped.values()
+    )
+    groups = [group for key, members in grouped.items() if (group := _group(key, members, records, readings))]
+    if not groups:
+        return RerankResult(rows, None, None, (), 0)
+    count = n or min(len(group.correct) for group in groups)
+    sizes = tuple(sorted({*(2**power for power in range(count.bit_length())), count}))
+    return RerankResult(
+        rows,
+        rerank_table(groups, n=count, seed=seed),
+        rerank_curve(groups, sizes=sizes, seed=seed) if curve else None,
+        sizes,
+        len(groups),
+    )
+
+
+def group_records(records: Sequence[TraceRecord]) -> dict[str, list[int]]:
+    """Indices by question, in order of first appearance: the row's `qid` or `problem_id`, else the question's text."""
+    found: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        named = record.raw.get("qid") is not None or record.raw.get("problem_id") is not None
+        key = record.problem.id if named else question_key(record.problem.question)
+        found.setdefault(key, []).append(index)
+    return found
+
+
+def correctness(record: TraceRecord) -> bool | None:
+    """The verdict on a trace: the row's own, else by the reference answer; None where the row has neither.
+
+    A trace that states no answer is not correct.
+    """
+    if record.final_correct is not None:
+        return record.final_correct
+    if record.problem.answer is None:
+        return None
+    return grade(record.stated_answer, record.problem.answer) is Grade.CORRECT
+
+
+def _ranked(some: Sequence[TraceRecord], reward: _Read) -> dict[str, Any]:
+    ranking = rerank(reward, some[0].problem, [Trace(r.trace.steps, r.stated_answer) for r in some])
+    best = some[ranking.order[0]]
+    return {
+        "id": some[0].problem.id,
+        "question": best.problem.question,
+        "ranked": [some[index].id for index in ranking.order],
+        "lines": [some[index].line for index in ranking.order],
+        "scores": [ranking.scores[index] for index in ranking.order],
+        "best": best.id,
+        "best_answer": best.stated_answer,
+        "vote": ranking.answer,
+    }
+
+
+def _group(
+    key: str, members: Sequence[int], records: Sequence[TraceRecord], readings: Readings
+) -> RerankGroup | None:
+    """The traces of a question as the table takes them; None where one has no verdict."""
+    verdicts = [correctness(records[index]) for index in members]
+    correct = tuple(verdict for verdict in verdicts if verdict is not None)
+    if len(correct) < len(verdicts):
+        return None
+    answers = [records[index].stated_answer for index in members]
+    return RerankGroup(
+        problem_id=key,
+        correct=correct,
+        answers=tuple((canonical_answer(answer) or None) if answer else None for answer in answers),
+        lengths=tuple(readings.lengths[index] for index in members),
+        scores={name: tuple(readings.read(name, index).exported for index in members) for name in readings.scores},
+    )

@@ -1,0 +1,202 @@
+"""Read traces with models: the one path by which every verb gets its scores, and the verb `score` itself.
+
+Step scores are what each step adds to the reward (high = good), for either head; one per step, then one for the
+answer line where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from traceward.builtin import STORIES_BASE, TOKENIZER
+from traceward.data.formats import EncodedTrace, Format, completion_text, encode_completion, encode_prompt
+from traceward.data.jsonl import Faults
+from traceward.data.traces import TraceRecord, read_traces
+from traceward.errors import DataError
+from traceward.evaluation.localise import increments
+from traceward.loading import load_causal_lm, load_tokenizer
+from traceward.records import Head, ScoredTrace, StopReason, Trace
+from traceward.rewards.logprobs import LogProbScorer
+from traceward.rewards.model import RewardModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+Scorer = RewardModel | LogProbScorer
+CHUNK = 128  # traces between two looks at the progress bar
+
+
+class TooLong(StrEnum):
+    """What to do with a trace that is longer than a model's context."""
+
+    ERROR = "error"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """scores: for each scorer one reading per record, None where the record was skipped; skipped: index -> why."""
+
+    scores: Mapping[str, tuple[ScoredTrace | None, ...]]
+    lengths: tuple[int, ...]  # completion tokens, by the first scorer's tokenizer
+    skipped: Mapping[int, str]
+
+    def read(self, name: str, index: int) -> ScoredTrace:
+        """The reading of a record that was not skipped."""
+        found = self.scores[name][index]
+        assert found is not None
+        return found
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Shows no progress."""
+
+
+def open_policy(place: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model and its tokenizer from a directory, a hub name or `builtin:stories`."""
+    if place == "builtin:stories":
+        return load_causal_lm(STORIES_BASE), load_tokenizer(TOKENIZER)
+    return load_causal_lm(place), load_tokenizer(place)
+
+
+def open_scorers(reward: Path, rivals: Mapping[str, str | None]) -> dict[str, Scorer]:
+    """The reward, then the log-prob of each rival model that was given; all in the reward's format."""
+    learned = RewardModel.load(reward)
+    scorers: dict[str, Scorer] = {"reward": learned}
+    for name, place in rivals.items():
+        if place is not None:
+            scorers[name] = LogProbScorer(*open_policy(place), learned.style)
+    return scorers
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """Longest prompt + completion in tokens; None where the model names none."""
+    found: int | None = getattr(model.config, "max_position_embeddings", None)
+    return found
+
+
+def encode_record(record: TraceRecord, style: Format, tokenizer: PreTrainedTokenizerBase) -> EncodedTrace:
+    """Token ids of a trace that came as text; a row with `stop` "length" gets no end-of-sequence, as it had none."""
+    finished = record.raw.get("stop") != StopReason.LENGTH
+    text = completion_text(record.trace, style)
+    return EncodedTrace(
+        encode_prompt(record.problem, style, tokenizer),
+        encode_completion(text, tokenizer, finished=finished),
+        record.problem.id,
+    )
+
+
+def read_scores(
+    scorers: Mapping[str, Scorer],
+    records: Sequence[TraceRecord],
+    path: str | Path,
+    *,
+    too_long: TooLong = TooLong.ERROR,
+    progress: Progress = silent,
+) -> Readings:
+    """Every scorer's reading of every record, in order.
+
+    Raises DataError naming the line of each trace that is too long (unless skipped), cannot be encoded, or whose steps
+    cannot be told apart again in its text.
+    """
+    faults = Faults(path)
+    encoded: dict[str, list[EncodedTrace | None]] = {name: [] for name in scorers}
+    skipped: dict[int, str] = {}
+    for index, record in enumerate(records):
+        for name, scorer in scorers.items():
+            try:
+                trace = encode_record(record, scorer.style, scorer.tokenizer)
+            except DataError as error:
+                faults.add(record.line, "steps", str(error))
+                encoded[name].append(None)
+                continue
+            encoded[name].append(trace)
+            if over := _too_long(trace, scorer):
+                if too_long is TooLong.ERROR:
+                    faults.add(record.line, "steps", f"must fit {over}; shorten it or use a model with a longer context")
+                skipped.setdefault(index, f"longer than {over}".replace(": got ", ": "))
+    faults.raise_if_any()
+    kept = [index for index in range(len(records)) if index not in skipped]
+    scores = {}
+    for name, scorer in scorers.items():
+        rows = {index: trace for index in kept if (trace := encoded[name][index]) is not None}
+        found = _score(scorer, rows, f"scoring: {name}", progress)
+        read = {i: _per_step(scorer.head, found[i], records[i].trace) for i in kept}
+        _check(read, records, faults)
+        scores[name] = tuple(read.get(index) for index in range(len(records)))
+    first = next(iter(encoded.values()))
+    return Readings(scores, tuple(len(trace.completion_ids) if trace else 0 for trace in first), skipped)
+
+
+def _too_long(trace: EncodedTrace, scorer: Scorer) -> str | None:
+    context = context_of(scorer.backbone if isinstance(scorer, RewardModel) else scorer.model)
+    length = len(trace.prompt_ids) + len(trace.completion_ids)
+    if context is None or length <= context:
+        return None
+    return f"the model's context of {context} tokens: got {length} with the question"
+
+
+def _score(
+    scorer: Scorer, rows: Mapping[int, EncodedTrace], what: str, progress: Progress
+) -> dict[int, ScoredTrace]:
+    """Readings in order of length, so that a batch holds little padding."""
+    order = sorted(rows, key=lambda index: len(rows[index].prompt_ids) + len(rows[index].completion_ids))
+    found: dict[int, ScoredTrace] = {}
+    for start in range(0, len(order), CHUNK):
+        some = order[start : start + CHUNK]
+        found |= zip(some, scorer.score_encoded([rows[index] for index in some]), strict=True)
+        progress(what, len(found), len(order))
+    return found
+
+
+def _per_step(head: Head, found: ScoredTrace, trace: Trace) -> ScoredTrace | None:
+    """One unit per step and one for the answer line; None where the units are others.
+
+    A text of one line without an answer line is read sentence by sentence: these are put together again.
+    """
+    tail = int(trace.answer is not None)
+    logits = found.unit_logits
+    if len(logits) == max(1, len(trace.steps) + tail):
+        return found
+    if len(trace.steps) != 1 or len(logits) < 1 + tail:
+        return None
+    sentences, rest = logits[: len(logits) - tail], logits[len(logits) - tail :]
+    whole = math.fsum(sentences) if head is Head.LOG_RATIO else sentences[-1]
+    return ScoredTrace(found.exported, (whole, *rest))
+
+
+def _check(read: Mapping[int, ScoredTrace | None], records: Sequence[TraceRecord], faults: Faults) -> None:
+    for index, found in read.items():
+        line = records[index].line
+        if found is None:
+            faults.add(
+                line, "steps", "must stay apart in the text: got a step of tags only or with <answer> in it; mend it"
+            )
+        elif not all(map(math.isfinite, (found.exported, *found.unit_logits))):
+            faults.add(line, "score", f"must be finite: got {found.exported} and {found.unit_logits}; mend the model")
+    faults.raise_if_any()
+
+
+def score_row(record: TraceRecord, head: Head, found: ScoredTrace) -> dict[str, Any]:
+    """The row as it came, with `score` (the exported reward) and `step_scores`."""
+    return {**record.raw, "score": found.exported, "step_scores": increments(head, found.unit_logits).tolist()}
+
+
+def skipped_row(record: TraceRecord, reason: str) -> dict[str, Any]:
+    """The row as it came, with the reason why it has no score."""
+    return {**record.raw, "skipped": reason}
+
+
+def score_file(traces: Path, *, reward: Path, progress: Progress = silent) -> list[dict[str, Any]]:
+    """`traceward score`: the rows of a file in their order, with scores."""
+    records = read_traces(traces)
+    scorers = open_scorers(reward, {})
+    readings = read_scores(scorers, records, traces, progress=progress)
+    head = scorers["reward"].head
+    return [score_row(record, head, readings.read("reward", index)) for index, record in enumerate(records)]

@@ -1,0 +1,143 @@
+"""`traceward train`: a recipe's stages in order, side by side where they do not wait for each other.
+
+Worker processes run the stages; this one only orders them and shows how far they are. A stage that has finished is
+never run again, so a run that was stopped goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+from traceward.config import Arm, Recipe, load_recipe
+from traceward.errors import RunError
+from traceward.training.run_directory import RunDirectory, command_line
+from traceward.workflows.progress import StageProgress
+from traceward.workflows.results import write_results
+from traceward.workflows.stages import load_task, run_stage
+
+
+def run_recipe(
+    recipe: str | Path | Recipe,
+    *,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Run a recipe to its end and return the run directory; results.json and report.html lie in it.
+
+    Raises ConfigError, DataError or RunError before anything is trained where the input breaks a rule.
+    """
+    extra = list(overrides)
+    if data is not None:
+        extra.append(f"data.path={str(Path(data))!r}")
+    if seed is not None:
+        extra.append(f"run.seed={seed}")
+    resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, extra)
+    task = load_task(resolved)
+    run = RunDirectory.create(out or Path("runs") / f"{resolved.run.name}-{resolved.run.seed}", resolved)
+    run.write_manifest(command=command_line(), data=task.record, seed=resolved.run.seed)
+    started = time.monotonic()
+    _work(run, plan(resolved))
+    write_results(run, task, seconds=time.monotonic() - started)
+    from traceward.report.build import build_report
+
+    build_report([run.path])
+    return run.path
+
+
+def plan(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Stage -> the stages it waits for, in the order they are started."""
+    first = ("pretrain",) if recipe.policy.path == "scratch" else ()
+    stages: dict[str, tuple[str, ...]] = {"pretrain": ()} if first else {}
+    stages["rollouts"] = first
+    needs_sft = bool({Arm.SFT, Arm.SFT_LOGPROB_CONSENSUS} & set(recipe.run.arms))
+    stages["reward"] = ("rollouts",)
+    if needs_sft:
+        stages["sft"] = first
+    waits = {
+        Arm.ADVERSARIAL: ("reward",),
+        Arm.REWARD_FROZEN: ("reward",),
+        Arm.SFT_LOGPROB_CONSENSUS: ("sft",),
+    }
+    # The longest stages first: with few workers that ends soonest.
+    for arm in sorted(recipe.run.arms, key=lambda a: (a not in waits, str(a))):
+        if arm is not Arm.SFT:
+            stages[str(arm)] = waits.get(arm, first)
+    stages["samples"] = first
+    if recipe.run.arms:
+        stages["measure:base"] = first
+    if Arm.SFT in recipe.run.arms:
+        stages["measure:sft"] = ("sft",)
+    stages["judge"] = ("samples", "reward", *(("sft",) if needs_sft else ()))
+    for variant in recipe.run.variants:
+        stages[f"variant:{variant}"] = ("samples", "rollouts")
+    if recipe.evaluation.pairs:
+        stages["pairs"] = ("reward",)
+    return stages
+
+
+def part_name(stage: str) -> str:
+    """The part that a stage leaves when it is done."""
+    return stage.replace(":", "-")
+
+
+def worker_count(recipe: Recipe, stages: int) -> int:
+    """Processes at once: as asked, else one per core up to two; a GPU is not shared."""
+    import torch
+
+    if recipe.run.workers:
+        return min(recipe.run.workers, stages)
+    if torch.cuda.is_available():
+        return 1
+    return max(1, min(2, stages, os.cpu_count() or 1))
+
+
+def _work(run: RunDirectory, stages: dict[str, tuple[str, ...]]) -> None:
+    """Run every stage that has no part yet, each as soon as those it waits for are done."""
+    recipe = run.recipe()
+    done = {stage for stage in stages if run.part(part_name(stage)) is not None}
+    waiting = [stage for stage in stages if stage not in done]
+    if not waiting:
+        return
+    workers = worker_count(recipe, len(waiting))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // workers))
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited: OpenMP reads it when a worker starts
+    running: dict[Future[None], str] = {}
+    progress = StageProgress(run, waiting, recipe)
+    # No fork: the libraries below hold threads.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, progress:
+        try:
+            while waiting or running:
+                for stage in [s for s in waiting if done.issuperset(stages[s])]:
+                    if len(running) >= workers:
+                        break
+                    waiting.remove(stage)
+                    running[pool.submit(run_stage, str(run.path), stage, threads)] = stage
+                    progress.start(stage)
+                finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    stage = running.pop(future)
+                    future.result()
+                    done.add(stage)
+                    progress.finish(stage)
+                progress.update()
+        except BrokenProcessPool as error:
+            names = ", ".join(sorted(running.values()))
+            raise RunError(
+                f"worker process must live: got one killed during {names}, often for memory; run the same command again"
+                f" to go on, with run.workers=1 if memory is short ({run.path})"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+
+
