@@ -152,7 +152,11 @@ def _fault(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{key}: must be a known key: got an unknown one; remove it or check its spelling"
     text = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{key}: {text[0].lower()}{text[1:]}: got {fault['input']!r}; mend it" if "got" not in text else f"{key}: {text}"
+    return (
+        f"{key}: {text[0].lower()}{text[1:]}: got {fault['input']!r}; mend it"
+        if "got" not in text
+        else f"{key}: {text}"
+    )
 
 
 def _set(tree: dict[str, Any], override: str) -> None:

@@ -4,8 +4,7 @@
     ├── DataError        a file or a record breaks a rule; names file, line and field
     ├── ConfigError      a recipe or an option breaks a rule; names the key
     ├── RewardFileError  a saved reward is missing, torn or of another version
-    ├── RunError         a run directory cannot be used or continued
-    └── MissingExtra     an optional package is needed; names the install line
+    └── RunError         a run directory cannot be used or continued
 
 The command line prints `str(error)` on one line and exits with code 2; nothing else is caught there, so a
 traceback always means a bug of ours. Messages read `<what> must <rule>: got <value>; <what to do>`.
@@ -43,10 +42,3 @@ class RewardFileError(TracewardError):
 
 class RunError(TracewardError):
     """A run directory cannot be used or continued."""
-
-
-class MissingExtra(TracewardError):
-    """An optional dependency is not installed."""
-
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} must be installed for this: run  pip install 'traceward[{extra}]'")

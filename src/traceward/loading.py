@@ -20,7 +20,9 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         raise ConfigError(_cannot_open("tokenizer", name, error)) from error
     if tokenizer.eos_token_id is None:
-        raise ConfigError(f"tokenizer must have an end-of-sequence token: got none in {name}; set eos_token in its files")
+        raise ConfigError(
+            f"tokenizer must have an end-of-sequence token: got none in {name}; set eos_token in its files"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"

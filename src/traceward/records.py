@@ -35,6 +35,7 @@ class LabelSource(StrEnum):
 
     @property
     def uses_final_answers(self) -> bool:
+        """Whether outcome information takes part; a report says so."""
         return self is not LabelSource.DEMONSTRATIONS
 
 

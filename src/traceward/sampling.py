@@ -35,7 +35,9 @@ def sample(
     policy.eval()
     per_call = max(1, batch // n)
     greedy = temperature == 0
-    choice = {"do_sample": False} if greedy else {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    choice = (
+        {"do_sample": False} if greedy else {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    )
     found: list[list[Rollout]] = []
     devices = [policy.device] if policy.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

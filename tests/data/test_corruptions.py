@@ -255,6 +255,17 @@ def test_number_change_many_changes_about_a_quarter(count: int) -> None:
     assert wrong.first_error == changed[0]
 
 
+def test_number_change_many_never_just_turns_a_sum_around() -> None:
+    trace = Trace(("5 + 6 = 11.",))
+    found = {
+        wrong.trace.steps[0]
+        for n in range(400)
+        if (wrong := REGISTRY["number-change-many"](TWO, trace, random.Random(n)))
+    }
+    assert "6 + 7 = 11." in found
+    assert "6 + 5 = 11." not in found
+
+
 @pytest.mark.parametrize(
     ("answer", "allowed"),
     [
@@ -296,6 +307,17 @@ def test_entities_are_names_not_days_not_named_in_passing_and_not_yet_in_the_ste
         ("Together Ann and Cara hold 3 + 4 = 7 pens.",),
         ("Together Ben and Ann hold 3 + 4 = 7 pens.",),
     }
+
+
+def test_no_name_is_swapped_for_one_that_has_the_same_result() -> None:
+    question = (
+        "Dan has 5 pens. Ann has twice as many pens as Dan. Finn has 5 fewer pens than Ann. "
+        "Cara has 5 more pens than Finn. How many pens does Cara have?"
+    )
+    steps = ("Ann has 5 * 2 = 10 pens.", "Finn has 10 - 5 = 5 pens.", "Cara has 5 + 5 = 10 pens.")
+    found = steps_made("entity-swap", Problem("p", question), Trace(steps, "10"))
+    assert (*steps[:2], "Dan has 5 + 5 = 10 pens.") in found
+    assert (*steps[:2], "Ann has 5 + 5 = 10 pens.") not in found
 
 
 def test_kinds_are_picked_uniformly_and_can_be_held_out() -> None:

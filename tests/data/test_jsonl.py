@@ -184,6 +184,15 @@ def test_a_full_disk_is_a_run_error() -> None:
         write_text("/dev/full", "x")
 
 
+def test_bytes_are_on_disk_before_the_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, b"old")
+    seen: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(path.read_bytes()))
+    write_text(path, "new")
+    assert seen == [b"old"]
+    assert path.read_bytes() == b"new"
+
+
 def test_a_missing_directory_is_a_run_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="write to an existing directory"):
         write_text(tmp_path / "no" / "a.txt", "x")

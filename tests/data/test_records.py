@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from traceward.errors import ConfigError, DataError, MissingExtra, TracewardError
+from traceward.errors import ConfigError, DataError, TracewardError
 from traceward.records import Demonstration, Granularity, LabelSource, Problem, Trace, UnitSpec
 
 PROBLEM = Problem("p1", "How many?")
@@ -51,5 +51,4 @@ def test_records_are_frozen() -> None:
 
 def test_errors_share_one_base_and_name_the_place() -> None:
     assert DataError.at("demos.jsonl", 7, "answer", "must be text") == "demos.jsonl:7: answer: must be text"
-    assert str(MissingExtra("vllm", "vllm")).endswith("pip install 'traceward[vllm]'")
-    assert all(issubclass(kind, TracewardError) for kind in (DataError, ConfigError, MissingExtra))
+    assert all(issubclass(kind, TracewardError) for kind in (DataError, ConfigError))

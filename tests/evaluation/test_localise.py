@@ -146,10 +146,12 @@ def test_no_threshold_beats_the_tuned_one(items: list[tuple[list[float], int]]) 
 
 
 def test_neighbouring_floats_still_have_a_threshold_between_them() -> None:
-    low, high = 1.0, float(np.nextafter(1.0, 2.0))
-    threshold = tune_threshold([[low], [high]], [-1, 0])
-    assert predict_first_error([low], threshold=threshold) == -1
-    assert predict_first_error([high], threshold=threshold) == 0
+    one = 1.0
+    for _ in range(2):  # halves round to even: down from the first, up from the second
+        low, one = one, float(np.nextafter(one, 2.0))
+        threshold = tune_threshold([[low], [one]], [-1, 0])
+        assert predict_first_error([low], threshold=threshold) == -1
+        assert predict_first_error([one], threshold=threshold) == 0
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

@@ -428,6 +428,8 @@ def test_where_no_trace_states_an_answer_there_is_none(answers: tuple[str | None
 
 def test_far_scores_do_not_overflow_the_vote() -> None:
     assert rerank(Fixed([-5000.0, -4000.0, 3000.0]), PROBLEM, traces("a", "b", None)).answer == "b"
+    far = Fixed([-4000.0, -4000.1, -4000.1, 3000.0])
+    assert rerank(far, PROBLEM, traces("b", "a", "a", None)).answer == "a"
 
 
 def test_rerank_and_the_table_agree_on_the_vote() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 20
-STEPS = 7000
+STEPS = 8000
 SETTINGS = SFTSettings(steps=STEPS, batch=32, learning_rate=3e-3, warmup=0.05, weight_decay=0.05)
 
 

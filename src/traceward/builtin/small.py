@@ -39,12 +39,23 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, padding_side="left", clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
     )
 
 
 def small_llama(
-    tokenizer: PreTrainedTokenizerBase, *, hidden: int, intermediate: int, layers: int, heads: int, context: int, seed: int
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    context: int,
+    seed: int,
 ) -> PreTrainedModel:
     """A Llama at its random start; input and output embeddings are tied."""
     import torch

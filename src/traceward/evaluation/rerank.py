@@ -191,13 +191,13 @@ def _vote(group: RerankGroup, subsets: NDArray[np.bool_], scores: Sequence[float
         return 0.0
     voters = subsets & states.any(axis=1)
     top = np.where(voters, scores, -np.inf).max(axis=1, keepdims=True)
-    # Softmax up to its common factor. Subsets without a voter have no top.
+    # Softmax up to its common factor. A subset without a voter has no top; all answers tie there, none of them right.
     weights = np.exp(np.where(voters, np.asarray(scores) - np.where(np.isfinite(top), top, 0.0), -np.inf))
     votes = weights @ states
-    wins = (votes >= votes.max(axis=1, keepdims=True) * (1 - _TIE)) & (votes > 0)
+    wins = votes >= votes.max(axis=1, keepdims=True) * (1 - _TIE)
     stating = voters @ states
     right = (voters * np.asarray(group.correct)) @ states / np.maximum(stating, 1.0)
-    return float(((right * wins).sum(axis=1) / np.maximum(wins.sum(axis=1), 1)).mean())
+    return float(((right * wins).sum(axis=1) / wins.sum(axis=1)).mean())
 
 
 class Aggregation(StrEnum):

@@ -164,9 +164,7 @@ def length_controlled_auroc(
     centred = length_ranks - length_ranks.mean()
     spread = float(centred @ centred)
     slope = float(centred @ ranks) / spread if spread > 0 else 0.0
-    # Ranks are half-integers; what differs by less than this is rounding, and must tie.
-    residuals = np.round(ranks - ranks.mean() - slope * centred, 6)
-    return auroc(residuals, labels, seed=seed, problems=problems)
+    return auroc(ranks - slope * centred, labels, seed=seed, problems=problems)
 
 
 def expected_calibration_error(

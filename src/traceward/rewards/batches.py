@@ -35,6 +35,7 @@ class TraceBatch:
     unit_mask: Tensor
 
     def to(self, device: torch.device | str) -> TraceBatch:
+        """The same batch on another device."""
         return TraceBatch(*(getattr(self, name).to(device) for name in self.__slots__))
 
 

@@ -6,7 +6,6 @@ The directory is written under a temporary name and renamed, so a reward is eith
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -44,7 +43,9 @@ def save_reward(reward: RewardModel, directory: Path) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
         # safetensors reports a full disk as its own error type, so the class says nothing; the text does.
         if isinstance(error, OSError) or "No space left" in str(error) or "File too large" in str(error):
-            raise RunError(f"reward must be written whole: got '{error}' at {directory}; free space or choose another place") from error
+            raise RunError(
+                f"reward must be written whole: got '{error}' at {directory}; free space or choose another place"
+            ) from error
         raise
 
 
@@ -70,13 +71,15 @@ def _card(reward: RewardModel, scratch: Path) -> dict[str, Any]:
 def _swap(scratch: Path, directory: Path) -> None:
     if directory.exists():
         if not (directory / CARD).exists() and any(directory.iterdir()):
-            raise RunError(f"reward must go to a new or empty directory: got {directory} with other files; choose another")
+            raise RunError(
+                f"reward must go to a new or empty directory: got {directory} with other files; choose another"
+            )
         old = scratch.with_name(scratch.name + "-old")
-        os.replace(directory, old)
-        os.replace(scratch, directory)
+        directory.replace(old)
+        scratch.replace(directory)
         shutil.rmtree(old)
     else:
-        os.replace(scratch, directory)
+        scratch.replace(directory)
 
 
 def read_card(directory: Path) -> dict[str, Any]:
@@ -88,14 +91,18 @@ def read_card(directory: Path) -> dict[str, Any]:
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version, files = card["traceward_reward"], card["files"]
     except (ValueError, KeyError) as error:
-        raise RewardFileError(f"{path} must be a whole reward card: got a broken one ({error}); save the reward again") from error
+        raise RewardFileError(
+            f"{path} must be a whole reward card: got a broken one ({error}); save the reward again"
+        ) from error
     if version != VERSION:
         raise RewardFileError(f"{path} must be of version {VERSION}: got {version}; use the traceward that wrote it")
     for name, expected in files.items():
         if not (directory / name).is_file():
             raise RewardFileError(f"reward must hold {name}: got none in {directory}; copy the directory again")
         if fingerprint_file(directory / name) != expected:
-            raise RewardFileError(f"{directory / name} must be as it was saved: got other bytes; copy the directory again")
+            raise RewardFileError(
+                f"{directory / name} must be as it was saved: got other bytes; copy the directory again"
+            )
     return card
 
 

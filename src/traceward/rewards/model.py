@@ -29,10 +29,13 @@ STEPS = UnitSpec(Granularity.INTERVAL)
 class TraceScorer(Protocol):
     """What a trainer needs of a reward: readouts of traces given as token ids, in order."""
 
+    head: Head
     style: Format
     spec: UnitSpec
 
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]: ...
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]:
+        """One reading per trace, its unit logits at the units of `spec`."""
+        ...
 
 
 class RewardModel(nn.Module):
@@ -75,7 +78,8 @@ class RewardModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.backbone.device
+        """Where the backbone is."""
+        return torch.device(self.backbone.device)
 
     def train(self, mode: bool = True) -> RewardModel:
         """The reference never leaves evaluation mode."""

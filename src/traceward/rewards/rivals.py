@@ -23,7 +23,9 @@ class LogProbScorer:
 
     head = Head.LOG_RATIO  # a unit's value is an increment, as with a log-ratio
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, style: Format = Format.PLAIN) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, style: Format = Format.PLAIN
+    ) -> None:
         self.model = model
         self.spec = STEPS
         self.tokenizer = tokenizer
@@ -62,6 +64,6 @@ class UniformScorer:
         self.spec = STEPS
         self.style = style
 
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]:
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]:  # noqa: ARG002
         """Zeros, one per trace and one unit each, whatever `spec`."""
         return [ScoredTrace(0.0, (0.0,)) for _ in traces]

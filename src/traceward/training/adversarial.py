@@ -11,7 +11,7 @@ saves; three of its methods are wrapped, none is copied, and tests/training/test
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ def exported_reward(**_: object) -> list[float]:
     raise AssertionError("rewards are computed from token ids in AdversarialTrainer._calculate_rewards")
 
 
-class AdversarialTrainer(GRPOTrainer):
+class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
     """Trains `policy` against `reward`, and `reward` against `policy`.
 
     demonstrations: the only supervision.   questions: further problems without worked solutions; the reward scores
@@ -146,7 +146,8 @@ class AdversarialTrainer(GRPOTrainer):
             self._update_critic(rollouts)
         rewards = self._score(rollouts).to(self.accelerator.device)
         self._advantages = batch_scaled(group_centred(rewards, self.config.group))
-        return self.accelerator.gather(rewards)[:, None]
+        gathered: Tensor = self.accelerator.gather(rewards)
+        return gathered[:, None]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         out: dict[str, Any] = super()._generate_and_score_completions(inputs)

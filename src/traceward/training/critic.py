@@ -47,7 +47,9 @@ class Critic:
         self.optimiser = torch.optim.AdamW(self._groups(), weight_decay=settings.weight_decay)
 
     def _groups(self) -> list[dict[str, object]]:
-        new_layer = {id(p) for n, p in self.reward.backbone.named_parameters() if n.startswith(("score.", "classifier."))}
+        new_layer = {
+            id(p) for n, p in self.reward.backbone.named_parameters() if n.startswith(("score.", "classifier."))
+        }
         trained = [p for p in self.reward.backbone.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if id(p) not in new_layer], "lr": self.settings.learning_rate},
@@ -58,6 +60,7 @@ class Critic:
     # ---- batches -------------------------------------------------------------------------------------------------
 
     def positives(self, demonstrations: Sequence[Demonstration]) -> list[Example]:
+        """Expert traces, label 1."""
         return [Example(self._encode(d), 1) for d in demonstrations]
 
     def _encode(self, item: Demonstration) -> EncodedTrace:

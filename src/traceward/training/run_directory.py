@@ -1,11 +1,11 @@
 """The run directory: resolved configuration, manifest, metrics and finished parts. Plain files, each written whole.
 
-    config.json  manifest.json      what was asked for; with what, from what
-    data/                           demonstrations, questions and test problems as used
-    metrics/STAGE.jsonl             a row per update while a stage runs; gathered into metrics.jsonl at the end
-    parts/STAGE.json                what a finished stage found; a stage with a part is not run again
-    policies/ reward/               the models
-    results.json  examples.jsonl  report.html
+config.json  manifest.json      what was asked for; with what, from what
+data/                           demonstrations, questions and test problems as used
+metrics/STAGE.jsonl             a row per update while a stage runs; gathered into metrics.jsonl at the end
+parts/STAGE.json                what a finished stage found; a stage with a part is not run again
+policies/ reward/               the models
+results.json  examples.jsonl  report.html
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainerCallback
 
@@ -45,7 +45,9 @@ class RunDirectory:
         config = run.path / "config.json"
         if config.exists():
             if json.loads(config.read_text(encoding="utf-8")) != resolved:
-                raise RunError(f"run directory must be of the same recipe: got another one in {path}; choose a new --out")
+                raise RunError(
+                    f"run directory must be of the same recipe: got another one in {path}; choose a new --out"
+                )
         elif run.path.exists() and any(run.path.iterdir()):
             raise RunError(f"run directory must be new or empty: got {path} with other files; choose a new --out")
         try:
@@ -74,6 +76,7 @@ class RunDirectory:
         write_json(self.path / "parts" / f"{stage}.json", found)
 
     def metrics(self, stage: str) -> Metrics:
+        """A new metrics file for a stage that starts."""
         return Metrics(self.path / "metrics" / f"{stage}.jsonl", stage)
 
     def write_manifest(self, *, command: str, data: dict[str, Any], seed: int) -> None:
@@ -108,6 +111,7 @@ class Metrics:
         self._stream.flush()
 
     def close(self) -> None:
+        """Close the file; every row is already on disk."""
         self._stream.close()
 
     def __enter__(self) -> Metrics:
@@ -120,7 +124,7 @@ class Metrics:
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
     """Carries a trainer's logs into our metrics under our names."""
 
-    NAMES = {
+    NAMES: ClassVar[dict[str, str]] = {
         "loss": "loss",
         "grad_norm": "grad_norm",
         "learning_rate": "learning_rate",
@@ -137,6 +141,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self.metrics = metrics
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Write the row under our names; what has none is left out."""
         logs = logs or {}
         row = {ours: float(logs[theirs]) for theirs, ours in self.NAMES.items() if theirs in logs}
         row |= {key.replace("/", "_"): float(value) for key, value in logs.items() if key.startswith("critic/")}
@@ -157,7 +162,11 @@ def _commit() -> str | None:
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match", ""],
-            cwd=here, capture_output=True, text=True, check=True, timeout=10,
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -35,6 +35,7 @@ class RewardSettings(Section):
 
     @property
     def spec(self) -> UnitSpec:
+        """Granularity and interval together."""
         return UnitSpec(self.granularity, self.interval)
 
 

@@ -1,1 +1,10 @@
 """Whole tasks: each function reads files, runs models and returns what it found; nothing here prints a table."""
+
+from enum import StrEnum
+
+
+class TooLong(StrEnum):
+    """What to do with a trace that is longer than a model's context. Here, where the command line finds it at once."""
+
+    ERROR = "error"
+    SKIP = "skip"

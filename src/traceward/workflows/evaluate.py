@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateResult:
-    """rows: the sampled traces.  measures: name -> estimate over questions; rows of the reward only where one is given."""
+    """rows: the sampled traces.  measures: name -> estimate over questions, those of a reward where one is given."""
 
     rows: tuple[dict[str, Any], ...]
     measures: Mapping[str, Estimate]
@@ -73,12 +73,11 @@ def evaluate_policy(
         raise ConfigError(f"temperature must be above 0: got {temperature}; greedy decoding is measured beside it")
     file = find_file(questions, None)
     problems = read_questions(file)
-    lines = [line for line, _ in read_jsonl(file)]
     model, tokenizer = open_policy(policy)
     learned = RewardModel.load(reward) if reward is not None else None
     used = style or (learned.style if learned else Format.PLAIN)
     prompts = [(problem.id, encode_prompt(problem, used, tokenizer)) for problem in problems]
-    _check(file, lines, problems, prompts, model, max_new_tokens)
+    _check(file, problems, prompts, model=model, max_new_tokens=max_new_tokens)
     groups = sample_all(
         model, tokenizer, prompts, n=n, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
         progress=progress,
@@ -105,14 +104,15 @@ def evaluate_policy(
 
 def _check(
     file: Path,
-    lines: Sequence[int],
     problems: Sequence[Problem],
     prompts: Sequence[tuple[str, tuple[int, ...]]],
+    *,
     model: PreTrainedModel,
     max_new_tokens: int,
 ) -> None:
     """Every question has a reference answer, and leaves room for its own."""
     faults = Faults(file)
+    lines = [line for line, _ in read_jsonl(file)]
     for line, problem, (_, ids) in zip(lines, problems, prompts, strict=True):
         if problem.answer is None:
             faults.add(line, "answer", "must be there to grade by: got none; add the reference answer")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -29,6 +29,8 @@ from traceward.workflows.score import Progress, context_of, encode_record, open_
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+S = TypeVar("S", bound=Section)
+
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
@@ -39,7 +41,7 @@ class FitResult:
     done: WarmUp
 
 
-def settings[S: Section](section: type[S], **values: Any) -> S:
+def settings(section: type[S], **values: Any) -> S:
     """A section with those of `values` that are not None. Raises ConfigError naming every wrong one."""
     try:
         return section(**{name: value for name, value in values.items() if value is not None})
@@ -82,9 +84,7 @@ def fit_reward(
         )  # fmt: skip
         negatives = [rollout for group in groups for rollout in group]
     torch.manual_seed(seed)  # dropout
-    learned = new_reward(
-        model, tokenizer, head=reward.head, spec=reward.spec, style=style, beta=reward.beta, seed=seed
-    )
+    learned = new_reward(model, tokenizer, head=reward.head, spec=reward.spec, style=style, beta=reward.beta, seed=seed)
     teacher = Critic(learned, found.demonstrations, critic, seed=seed)
     total = critic.warmup_updates
     done = warm_up(teacher, negatives, log=lambda row: progress("learning the reward", int(row["step"]), total))

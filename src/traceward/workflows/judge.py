@@ -18,7 +18,7 @@ from traceward.evaluation.rerank import RerankGroup, rerank_curve, rerank_table
 from traceward.evaluation.statistics import Estimate, auroc, length_controlled_auroc, length_correlation
 from traceward.records import Head, Rollout, ScoredTrace, Trace, Verdict
 from traceward.training.run_directory import RunDirectory
-from traceward.workflows.stages import load_task, policy_places, read_rollouts
+from traceward.workflows.common import load_task, policy_places, read_rollouts
 
 if TYPE_CHECKING:
     from traceward.rewards.model import RewardModel, TraceScorer
@@ -36,6 +36,7 @@ class Sampled:
 
     @property
     def encoded(self) -> EncodedTrace:
+        """Its token ids, as sampled."""
         return EncodedTrace(self.rollout.prompt_ids, self.rollout.completion_ids, self.rollout.problem_id)
 
 
@@ -135,6 +136,7 @@ def calibration(samples: Sequence[Sampled], scored: Sequence[ScoredTrace]) -> di
 
 
 def score_all(scorers: Mapping[str, TraceScorer], samples: Sequence[Sampled]) -> Scores:
+    """Every scorer's readings of the same traces."""
     return {name: (s.head, s.score_encoded([one.encoded for one in samples])) for name, s in scorers.items()}
 
 

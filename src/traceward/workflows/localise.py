@@ -24,11 +24,11 @@ from traceward.evaluation.localise import (
     tune_threshold,
 )
 from traceward.records import Head, ScoredTrace
+from traceward.workflows import TooLong
 from traceward.workflows.score import (
     Progress,
     Readings,
     Scorer,
-    TooLong,
     open_scorers,
     read_scores,
     score_row,

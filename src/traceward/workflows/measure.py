@@ -43,7 +43,9 @@ def correct_shares(
         temperature=temperature,
     )
     return [
-        float(np.mean([bool(task.judge(d.problem, parse_completion(r.text, recipe.data.format)).correct) for r in group]))
+        float(
+            np.mean([bool(task.judge(d.problem, parse_completion(r.text, recipe.data.format)).correct) for r in group])
+        )
         for d, group in zip(items, groups, strict=True)
     ]
 
@@ -63,9 +65,7 @@ def measure_policy(
 class CurveCallback(TrainerCallback):  # type: ignore[misc]
     """Looks at the validation problems every few policy steps; it reads the policy and changes nothing."""
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, recipe: Recipe
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, recipe: Recipe) -> None:
         self.model, self.tokenizer, self.task, self.recipe = model, tokenizer, task, recipe
         self.every = recipe.evaluation.curve_every if task.validation else 0
         self.rows: list[dict[str, float]] = []
@@ -80,9 +80,11 @@ class CurveCallback(TrainerCallback):  # type: ignore[misc]
         self.rows.append(row)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """The start policy is the first point."""
         if self.every:
             self._look(0)
 
     def on_step_end(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
+        """A point every `every` steps, and at the end."""
         if self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps):
             self._look(state.global_step)

@@ -14,7 +14,7 @@ from traceward.data.jsonl import write_jsonl
 from traceward.evaluation.statistics import auroc, paired_difference
 from traceward.records import Rollout, ScoredTrace, StopReason
 from traceward.training.run_directory import RunDirectory
-from traceward.workflows.stages import load_task, prompts_of, seeded, start_policy
+from traceward.workflows.common import load_task, prompts_of, seeded, start_policy
 
 SAMPLES = 8
 TOLERANCE = 0.05  # of the expert's length, at least one token
@@ -59,7 +59,9 @@ def matched_pairs(run: RunDirectory) -> None:
         rollout = match(expert, group)
         if rollout is not None and len(traces) < 2 * recipe.evaluation.pairs:
             traces += [expert, EncodedTrace(rollout.prompt_ids, rollout.completion_ids, item.problem.id)]
-    write_jsonl(run.path / "data" / "pairs.jsonl", ({"id": t.key, "completion_ids": list(t.completion_ids)} for t in traces))
+    write_jsonl(
+        run.path / "data" / "pairs.jsonl", ({"id": t.key, "completion_ids": list(t.completion_ids)} for t in traces)
+    )
     run.finish("pairs", compare(traces, reward.score_encoded(traces, spec=reward.spec), tokenizer.eos_token_id))
 
 

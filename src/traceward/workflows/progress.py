@@ -65,6 +65,7 @@ class StageProgress:
 
     @staticmethod
     def title(stage: str) -> str:
+        """What a person calls a stage."""
         if stage.startswith("variant:"):
             return "variant: " + stage.removeprefix("variant:").replace(":", " · ")
         if stage.startswith("measure:"):
@@ -72,6 +73,7 @@ class StageProgress:
         return TITLES.get(stage, stage)
 
     def start(self, stage: str) -> None:
+        """A stage has begun."""
         self.started[stage] = time.monotonic()
         self.ids[stage] = self.bars.add_task(self.title(stage), total=self.totals.get(stage), note="")
 
@@ -87,6 +89,7 @@ class StageProgress:
                 self.bars.update(bar, completed=min(rows, total), note=f"{min(rows, total)}/{total}")
 
     def finish(self, stage: str) -> None:
+        """A stage is done: its bar becomes a line with its seconds."""
         seconds = time.monotonic() - self.started[stage]
         self.left -= 1
         self.bars.remove_task(self.ids.pop(stage))

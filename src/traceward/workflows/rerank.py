@@ -13,6 +13,7 @@ from traceward.data.traces import TraceRecord, read_traces
 from traceward.evaluation.rerank import RerankGroup, RerankTable, rerank, rerank_curve, rerank_table
 from traceward.evaluation.statistics import Estimate
 from traceward.records import Head, Problem, ScoredTrace, Trace
+from traceward.workflows import TooLong
 from traceward.workflows.score import Progress, Readings, open_scorers, read_scores, silent
 
 
@@ -20,7 +21,7 @@ from traceward.workflows.score import Progress, Readings, open_scorers, read_sco
 class RerankResult:
     """rows: one per question.  table: None where no question has the verdicts it takes.
 
-    labelled: questions in the table; the others have a trace without verdict.
+    labelled: questions in the table; the others have a trace without verdict, or too long a one.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -61,6 +62,7 @@ def rerank_file(
     sft: str | None = None,
     n: int | None = None,
     curve: bool = False,
+    too_long: TooLong = TooLong.ERROR,
     seed: int = 0,
     progress: Progress = silent,
 ) -> RerankResult:
@@ -70,13 +72,10 @@ def rerank_file(
     """
     records = read_traces(traces)
     scorers = open_scorers(reward, {"base_logprob": base, "sft_logprob": sft})
-    readings = read_scores(scorers, records, traces, progress=progress)
+    readings = read_scores(scorers, records, traces, too_long=too_long, progress=progress)
     grouped = group_records(records)
     head = scorers["reward"].head
-    rows = tuple(
-        _ranked([records[i] for i in members], _Read(head, [readings.read("reward", i) for i in members]))
-        for members in grouped.values()
-    )
+    rows = tuple(_ranked(members, records, readings, head) for members in grouped.values())
     groups = [group for key, members in grouped.items() if (group := _group(key, members, records, readings))]
     if not groups:
         return RerankResult(rows, None, None, (), 0)
@@ -113,28 +112,35 @@ def correctness(record: TraceRecord) -> bool | None:
     return grade(record.stated_answer, record.problem.answer) is Grade.CORRECT
 
 
-def _ranked(some: Sequence[TraceRecord], reward: _Read) -> dict[str, Any]:
-    ranking = rerank(reward, some[0].problem, [Trace(r.trace.steps, r.stated_answer) for r in some])
-    best = some[ranking.order[0]]
+def _ranked(members: Sequence[int], records: Sequence[TraceRecord], readings: Readings, head: Head) -> dict[str, Any]:
+    """The row of one question; traces that were too long are named, not ranked."""
+    problem = records[members[0]].problem
+    row: dict[str, Any] = {"id": problem.id, "question": problem.question}
+    if skipped := [records[index].id for index in members if index in readings.skipped]:
+        row["skipped"] = skipped
+    kept = [index for index in members if index not in readings.skipped]
+    some = [records[index] for index in kept]
+    if not some:
+        return {**row, "ranked": [], "lines": [], "scores": [], "best": None, "best_answer": None, "vote": None}
+    scorer = _Read(head, [readings.read("reward", index) for index in kept])
+    ranking = rerank(scorer, problem, [Trace(record.trace.steps, record.stated_answer) for record in some])
+    order = ranking.order
     return {
-        "id": some[0].problem.id,
-        "question": best.problem.question,
-        "ranked": [some[index].id for index in ranking.order],
-        "lines": [some[index].line for index in ranking.order],
-        "scores": [ranking.scores[index] for index in ranking.order],
-        "best": best.id,
-        "best_answer": best.stated_answer,
+        **row,
+        "ranked": [some[index].id for index in order],
+        "lines": [some[index].line for index in order],
+        "scores": [ranking.scores[index] for index in order],
+        "best": some[order[0]].id,
+        "best_answer": some[order[0]].stated_answer,
         "vote": ranking.answer,
     }
 
 
-def _group(
-    key: str, members: Sequence[int], records: Sequence[TraceRecord], readings: Readings
-) -> RerankGroup | None:
-    """The traces of a question as the table takes them; None where one has no verdict."""
+def _group(key: str, members: Sequence[int], records: Sequence[TraceRecord], readings: Readings) -> RerankGroup | None:
+    """The traces of a question as the table takes them; None where one has no verdict or no score."""
     verdicts = [correctness(records[index]) for index in members]
     correct = tuple(verdict for verdict in verdicts if verdict is not None)
-    if len(correct) < len(verdicts):
+    if len(correct) < len(verdicts) or any(index in readings.skipped for index in members):
         return None
     answers = [records[index].stated_answer for index in members]
     return RerankGroup(

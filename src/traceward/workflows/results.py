@@ -67,13 +67,13 @@ def _data(recipe: Recipe, task: Task) -> dict[str, Any]:
 
 
 def _policies(run: RunDirectory) -> dict[str, Any]:
-    parts = {
-        name: run.part(f"measure-{name}" if name in ("base", "sft") else name) for name in POLICIES
-    }
+    parts = {name: run.part(f"measure-{name}" if name in ("base", "sft") else name) for name in POLICIES}
     found: dict[str, Any] = {}
     for measure, key in (("pass_at_1", "policy_pass_at_1"), ("greedy", "policy_greedy")):
         found[key] = {name: part[measure] if part else None for name, part in parts.items()}
-        found[f"{key}_intervals"] = {name: part[f"{measure}_interval"] if part else None for name, part in parts.items()}
+        found[f"{key}_intervals"] = {
+            name: part[f"{measure}_interval"] if part else None for name, part in parts.items()
+        }
     curves = {name: part["curve"] for name, part in parts.items() if part and part.get("curve")}
     found["policy_curves"] = {
         name: {column: [row[column] for row in rows] for column in ("step", "pass_at_1", "greedy")}

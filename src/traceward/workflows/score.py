@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traceward.builtin import STORIES_BASE, TOKENIZER
 from traceward.data.formats import EncodedTrace, Format, completion_text, encode_completion, encode_prompt
 from traceward.data.jsonl import Faults
+from traceward.data.segmentation import split_steps
 from traceward.data.traces import TraceRecord, read_traces
 from traceward.errors import DataError
 from traceward.evaluation.localise import increments
 from traceward.loading import load_causal_lm, load_tokenizer
 from traceward.records import Head, ScoredTrace, StopReason, Trace
-from traceward.rewards.logprobs import LogProbScorer
 from traceward.rewards.model import RewardModel
+from traceward.rewards.rivals import LogProbScorer
+from traceward.workflows import TooLong
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 Scorer = RewardModel | LogProbScorer
 CHUNK = 128  # traces between two looks at the progress bar
-
-
-class TooLong(StrEnum):
-    """What to do with a trace that is longer than a model's context."""
-
-    ERROR = "error"
-    SKIP = "skip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +75,22 @@ def context_of(model: PreTrainedModel) -> int | None:
     return found
 
 
+def _apart(trace: Trace, text: str) -> bool:
+    """Whether each step is a step of the text too; a lone step may be several sentences."""
+    parts = split_steps(text)
+    if len(trace.steps) > 1 and len(parts) != len(trace.steps) + (trace.answer is not None):
+        return False
+    return "<answer>" not in "".join(trace.steps) and all(
+        part in step for part, step in zip(parts, trace.steps, strict=False)
+    )
+
+
 def encode_record(record: TraceRecord, style: Format, tokenizer: PreTrainedTokenizerBase) -> EncodedTrace:
     """Token ids of a trace that came as text; a row with `stop` "length" gets no end-of-sequence, as it had none."""
     finished = record.raw.get("stop") != StopReason.LENGTH
     text = completion_text(record.trace, style)
+    if not _apart(record.trace, text):
+        raise DataError("must stay apart in the text: got a step of tags only, or with <answer> in it; mend that step")
     return EncodedTrace(
         encode_prompt(record.problem, style, tokenizer),
         encode_completion(text, tokenizer, finished=finished),
@@ -105,33 +111,41 @@ def read_scores(
     Raises DataError naming the line of each trace that is too long (unless skipped), cannot be encoded, or whose steps
     cannot be told apart again in its text.
     """
+    encoded, skipped = _encode(scorers, records, Faults(path), too_long)
     faults = Faults(path)
-    encoded: dict[str, list[EncodedTrace | None]] = {name: [] for name in scorers}
+    scores = {}
+    for name, scorer in scorers.items():
+        rows = {index: row for index, row in encoded[name].items() if index not in skipped}
+        found = _score(scorer, rows, f"scoring: {name}", progress)
+        read = {index: _per_step(scorer.head, found[index], records[index].trace) for index in sorted(rows)}
+        _check(read, records, faults)
+        scores[name] = tuple(read.get(index) for index in range(len(records)))
+    first = next(iter(encoded.values()))
+    return Readings(scores, tuple(len(first[index].completion_ids) for index in range(len(records))), skipped)
+
+
+def _encode(
+    scorers: Mapping[str, Scorer], records: Sequence[TraceRecord], faults: Faults, too_long: TooLong
+) -> tuple[dict[str, dict[int, EncodedTrace]], dict[int, str]]:
+    """For each scorer the traces by index; and the ones that are too long, with the reason."""
+    encoded: dict[str, dict[int, EncodedTrace]] = {name: {} for name in scorers}
     skipped: dict[int, str] = {}
     for index, record in enumerate(records):
         for name, scorer in scorers.items():
             try:
-                trace = encode_record(record, scorer.style, scorer.tokenizer)
+                encoded[name][index] = encode_record(record, scorer.style, scorer.tokenizer)
             except DataError as error:
                 faults.add(record.line, "steps", str(error))
-                encoded[name].append(None)
-                continue
-            encoded[name].append(trace)
-            if over := _too_long(trace, scorer):
-                if too_long is TooLong.ERROR:
-                    faults.add(record.line, "steps", f"must fit {over}; shorten it or use a model with a longer context")
-                skipped.setdefault(index, f"longer than {over}".replace(": got ", ": "))
+                break
+            over = _too_long(encoded[name][index], scorer)
+            if over and too_long is TooLong.ERROR:
+                faults.add(record.line, "steps", f"must fit {over}; shorten it or use a model with a longer context")
+                break
+            if over:
+                skipped[index] = f"longer than {over}".replace(": got ", ": ")
+                break
     faults.raise_if_any()
-    kept = [index for index in range(len(records)) if index not in skipped]
-    scores = {}
-    for name, scorer in scorers.items():
-        rows = {index: trace for index in kept if (trace := encoded[name][index]) is not None}
-        found = _score(scorer, rows, f"scoring: {name}", progress)
-        read = {i: _per_step(scorer.head, found[i], records[i].trace) for i in kept}
-        _check(read, records, faults)
-        scores[name] = tuple(read.get(index) for index in range(len(records)))
-    first = next(iter(encoded.values()))
-    return Readings(scores, tuple(len(trace.completion_ids) if trace else 0 for trace in first), skipped)
+    return encoded, skipped
 
 
 def _too_long(trace: EncodedTrace, scorer: Scorer) -> str | None:
@@ -142,9 +156,7 @@ def _too_long(trace: EncodedTrace, scorer: Scorer) -> str | None:
     return f"the model's context of {context} tokens: got {length} with the question"
 
 
-def _score(
-    scorer: Scorer, rows: Mapping[int, EncodedTrace], what: str, progress: Progress
-) -> dict[int, ScoredTrace]:
+def _score(scorer: Scorer, rows: Mapping[int, EncodedTrace], what: str, progress: Progress) -> dict[int, ScoredTrace]:
     """Readings in order of length, so that a batch holds little padding."""
     order = sorted(rows, key=lambda index: len(rows[index].prompt_ids) + len(rows[index].completion_ids))
     found: dict[int, ScoredTrace] = {}
@@ -175,9 +187,7 @@ def _check(read: Mapping[int, ScoredTrace | None], records: Sequence[TraceRecord
     for index, found in read.items():
         line = records[index].line
         if found is None:
-            faults.add(
-                line, "steps", "must stay apart in the text: got a step of tags only or with <answer> in it; mend it"
-            )
+            faults.add(line, "steps", "must end with a token of their own: got a token over two steps; mend the row")
         elif not all(map(math.isfinite, (found.exported, *found.unit_logits))):
             faults.add(line, "score", f"must be finite: got {found.exported} and {found.unit_logits}; mend the model")
     faults.raise_if_any()
@@ -193,10 +203,17 @@ def skipped_row(record: TraceRecord, reason: str) -> dict[str, Any]:
     return {**record.raw, "skipped": reason}
 
 
-def score_file(traces: Path, *, reward: Path, progress: Progress = silent) -> list[dict[str, Any]]:
+def score_file(
+    traces: Path, *, reward: Path, too_long: TooLong = TooLong.ERROR, progress: Progress = silent
+) -> list[dict[str, Any]]:
     """`traceward score`: the rows of a file in their order, with scores."""
     records = read_traces(traces)
     scorers = open_scorers(reward, {})
-    readings = read_scores(scorers, records, traces, progress=progress)
+    readings = read_scores(scorers, records, traces, too_long=too_long, progress=progress)
     head = scorers["reward"].head
-    return [score_row(record, head, readings.read("reward", index)) for index, record in enumerate(records)]
+    return [
+        skipped_row(record, readings.skipped[index])
+        if index in readings.skipped
+        else score_row(record, head, readings.read("reward", index))
+        for index, record in enumerate(records)
+    ]

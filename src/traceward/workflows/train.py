@@ -17,9 +17,10 @@ from pathlib import Path
 from traceward.config import Arm, Recipe, load_recipe
 from traceward.errors import RunError
 from traceward.training.run_directory import RunDirectory, command_line
+from traceward.workflows.common import load_task
 from traceward.workflows.progress import StageProgress
 from traceward.workflows.results import write_results
-from traceward.workflows.stages import load_task, run_stage
+from traceward.workflows.stages import run_stage
 
 
 def run_recipe(
@@ -30,7 +31,7 @@ def run_recipe(
     seed: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Run a recipe to its end and return the run directory; results.json and report.html lie in it.
+    """Run a recipe to its end and return the run directory; results.json lies in it.
 
     Raises ConfigError, DataError or RunError before anything is trained where the input breaks a rule.
     """
@@ -46,9 +47,6 @@ def run_recipe(
     started = time.monotonic()
     _work(run, plan(resolved))
     write_results(run, task, seconds=time.monotonic() - started)
-    from traceward.report.build import build_report
-
-    build_report([run.path])
     return run.path
 
 
@@ -139,5 +137,3 @@ def _work(run: RunDirectory, stages: dict[str, tuple[str, ...]]) -> None:
             for process in list((pool._processes or {}).values()):
                 process.terminate()
             raise
-
-

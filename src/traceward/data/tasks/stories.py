@@ -29,10 +29,14 @@ class Relation(StrEnum):
     TWICE = "twice"
 
 
+HARD = (Relation.FEWER, Relation.TWICE)
+TWO_HARD = 0.3
+
+
 class Style(StrEnum):
     """How a step is worded. Students write RESULT_FIRST in a few percent of their traces."""
 
-    USUAL = "usual"  # Ben has 7 + 5 = 12 apples.
+    USUAL = "usual"  # [So ]Ben has 7 + 5 = 12 apples.
     RESULT_FIRST = "result-first"  # Since 7 + 5 = 12, the apples of Ben are 12.
 
 
@@ -101,12 +105,13 @@ def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4)) -> Story
     count = rng.randint(*relations)
     while True:
         names = rng.sample(NAMES, count + 1)
+        # One relation that students misread, at times two: most wrong traces then have one first cause, anywhere.
+        hard = rng.sample(range(count), 2 if rng.random() < TWO_HARD else 1)
         values = {names[0]: rng.randint(3, 15)}
         facts = [Fact(names[0], values[names[0]])]
         for name in names[1:]:
             known = facts[-1].name if rng.random() < 0.8 else rng.choice(facts).name
-            # The first relation is mostly harmless, so first errors do not all lie in the first step.
-            relation = Relation.MORE if len(facts) == 1 and rng.random() < 0.4 else rng.choice(list(Relation))
+            relation = rng.choice(HARD) if len(facts) - 1 in hard else Relation.MORE
             amount = 2 if relation is Relation.TWICE else rng.randint(2, 9)
             values[name] = _apply(values[known], _OPERATION[relation], amount)
             facts.append(Fact(name, amount, relation, known))
@@ -118,10 +123,18 @@ def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4)) -> Story
             return Story(tuple(facts), rng.choice(ITEMS), together)
 
 
-def _line(style: Style, name: str, equation: str, result: int, item: str) -> str:
+TOGETHER = "Together they"
+# Everybody words a step now one way, now another. A surprising word is then no sign of a wrong step, as in real text.
+_FIRST_OPENINGS = ("", "First, ")
+_OPENINGS = ("", "", "So ", "Then ")
+_TURNED = 0.3  # share of sums written the other way round
+
+
+def _line(style: Style, *, name: str, equation: str, result: int, item: str, opening: str) -> str:
     if style is Style.USUAL:
-        return f"{name} {'have' if name == 'Together they' else 'has'} {equation} = {result} {item}."
-    owner = "both" if name == "Together they" else name
+        owner = name.lower() if opening and name == TOGETHER else name
+        return f"{opening}{owner} {'have' if name == TOGETHER else 'has'} {equation} = {result} {item}."
+    owner = "both" if name == TOGETHER else name
     return f"Since {equation} = {result}, the {item} of {owner} are {result}."
 
 
@@ -134,14 +147,26 @@ def write_trace(story: Story, rng: random.Random, writer: Student, style: Style 
     if style is None:
         style = Style.RESULT_FIRST if rng.random() < writer.result_first else Style.USUAL
     values = {story.facts[0].name: story.facts[0].amount}
-    steps = []
+    steps: list[str] = []
 
     def state(name: str, left: int, operator: str, right: int) -> None:
         result = _apply(left, operator, right)
         if rng.random() < writer.slip / 2:
             result = max(0, result + rng.choice((-2, -1, 1, 2)))
         values[name] = result
-        steps.append(_line(style, name, f"{left} {operator} {right}", result, story.item))
+        if operator == "+" and rng.random() < _TURNED:
+            left, right = right, left
+        opening = rng.choice(_OPENINGS if steps else _FIRST_OPENINGS)
+        steps.append(
+            _line(
+                style,
+                name=name,
+                equation=f"{left} {operator} {right}",
+                result=result,
+                item=story.item,
+                opening=opening,
+            )
+        )
 
     for fact in story.facts[1:]:
         assert fact.relation is not None
@@ -150,8 +175,8 @@ def write_trace(story: Story, rng: random.Random, writer: Student, style: Style 
         state(fact.name, known, operator, fact.amount)
     if story.together:
         first, second = story.together
-        state("Together they", values[first], "+", values[second])
-    answer = values["Together they" if story.together else story.facts[-1].name]
+        state(TOGETHER, values[first], "+", values[second])
+    answer = values[TOGETHER if story.together else story.facts[-1].name]
     return Trace(tuple(steps), str(answer))
 
 
@@ -213,7 +238,7 @@ def read_story(question: str) -> Story:
 
 
 _STEP = re.compile(
-    r"(?:(?P<usual>Together they|\w+) ha(?:s|ve) (?P<left>\d+) (?P<op>[-+*]) (?P<right>\d+) = (?P<result>\d+) "
+    r"(?:(?:First, |So |Then )?(?P<usual>[Tt]ogether they|\w+) ha(?:s|ve) (?P<left>\d+) (?P<op>[-+*]) (?P<right>\d+) = (?P<result>\d+) "
     r"(?P<item>\w+)\."
     r"|Since (?P<left2>\d+) (?P<op2>[-+*]) (?P<right2>\d+) = (?P<result2>\d+), "
     r"the (?P<item2>\w+) of (?P<late>\w+) are (?P<again>\d+)\.)"
@@ -238,8 +263,8 @@ def _allowed(story: Story) -> tuple[dict[str, set[tuple[int, str, int]]], dict[s
         equations[fact.name] = forms
     if story.together:
         one, two = (values[name] for name in story.together)
-        values["Together they"] = one + two
-        equations["Together they"] = {(one, "+", two), (two, "+", one)}
+        values[TOGETHER] = one + two
+        equations[TOGETHER] = {(one, "+", two), (two, "+", one)}
     return equations, values
 
 
@@ -251,14 +276,15 @@ def check(question: str, trace: Trace) -> Verdict:
     """
     story = read_story(question)
     equations, values = _allowed(story)
-    truth = values["Together they" if story.together else story.facts[-1].name]
+    truth = values[TOGETHER if story.together else story.facts[-1].name]
     correct = trace.answer == str(truth)
     for index, step in enumerate(trace.steps):
         match = _STEP.fullmatch(step)
         if match is None:
             return Verdict(correct, index)
         usual = match["usual"] is not None
-        name = match["usual"] if usual else {"both": "Together they"}.get(match["late"], match["late"])
+        name = match["usual"] if usual else match["late"]
+        name = TOGETHER if name in ("both", "together they") else name
         parts = ("left", "op", "right", "result", "item")
         left, operator, right, result, item = (match[key if usual else key + "2"] for key in parts)
         stated = (int(left), operator, int(right))

@@ -1,0 +1,249 @@
+"""What the command line puts out: one function per kind of table, the progress bars, and the rows.
+
+Shares are percent with one decimal and the 95 % interval over questions. On a terminal tables have lines and colours;
+elsewhere they are plain text, and no bar is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from traceward.data.jsonl import SHOWN, write_json, write_jsonl
+from traceward.errors import DataError, TracewardError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from traceward.evaluation.localise import LocaliseRow, LocaliseTable
+    from traceward.evaluation.statistics import Estimate
+    from traceward.workflows.evaluate import EvaluateResult
+    from traceward.workflows.fit import FitResult
+    from traceward.workflows.localise import LocaliseResult
+    from traceward.workflows.rerank import RerankResult
+
+NOT_GIVEN = "not given"
+_WIDTH = 160  # columns of plain text, so that nothing is cut in a file
+_NAMES = {
+    "reward": "reward",
+    "weighted_vote": "reward-weighted vote",
+    "majority": "majority vote",
+    "base_logprob": "base log-prob",
+    "sft_logprob": "SFT log-prob",
+    "shortest": "shortest",
+    "expected_random": "random (exact mean)",
+    "oracle": "oracle",
+    "constant": "best constant index",
+    "chance": "chance",
+    "entropy": "entropy spike",
+    "greedy": "greedy",
+}
+_LOGPROBS = ("base_logprob", "sft_logprob")
+
+
+def show(tables: Sequence[Table], *, stderr: bool = False) -> None:
+    """Print tables, one after the other."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal:
+        console = Console(stderr=stderr, width=_WIDTH, color_system=None)
+    for table in tables:
+        if not console.is_terminal:
+            table.box, table.pad_edge = None, False
+        # Beside the table, not in it: Rich breaks a title that is wider than its table.
+        title, caption, table.title, table.caption = table.title, table.caption, None, None
+        console.print(title, style="bold")
+        console.print(table)
+        if caption:
+            console.print(caption, style="dim", highlight=False)
+        console.print()
+
+
+def error_text(error: TracewardError) -> str:
+    """What broke, on one line; below it the places that an error names, some of them."""
+    text = str(error)
+    places = error.problems if isinstance(error, DataError) else ()
+    if "\n" in text or places in {(), (text,)}:
+        return text  # it lists them itself
+    more = [f"… and {len(places) - SHOWN} more"] if len(places) > SHOWN else []
+    return "\n  ".join([text, *places[:SHOWN], *more])
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress on stderr, a bar for each thing that is done; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as drawn:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = drawn.add_task(what, total=total)
+            drawn.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+def percent(found: Estimate | None) -> str:
+    """62.5 % [58.0, 66.9]."""
+    if found is None:
+        return NOT_GIVEN
+    return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def name_of(row: str) -> str:
+    """What a row is called in tables."""
+    return _NAMES.get(row, row)
+
+
+def _table(title: str, columns: Sequence[str], caption: str = "") -> Table:
+    table = Table(title=title, caption=caption or None)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def _facts(title: str, facts: Mapping[str, object]) -> Table:
+    table = _table(title, ("", ""))
+    table.show_header = False
+    for name, value in facts.items():
+        table.add_row(name, "–" if value is None else str(value))
+    return table
+
+
+def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """How many traces were scored, and where their scores lie."""
+    scores = sorted(row["score"] for row in rows if "score" in row)
+    facts: dict[str, object] = {"traces": len(scores)}
+    if len(scores) < len(rows):
+        facts["skipped (too long)"] = len(rows) - len(scores)
+    if scores:
+        middle = (scores[(len(scores) - 1) // 2] + scores[len(scores) // 2]) / 2
+        facts |= {"lowest": f"{scores[0]:.3f}", "median": f"{middle:.3f}", "highest": f"{scores[-1]:.3f}"}
+    return _facts("Scores (high = expert)", facts)
+
+
+def fit_table(result: FitResult) -> Table:
+    """What the reward was learned from, and how well it tells held-out experts from rollouts."""
+    card, metrics = result.card, result.card["metrics"]
+    auroc = metrics["held_out_auroc"]
+    return _facts(
+        "Reward",
+        {
+            "saved in": result.out,
+            "demonstrations": card["demonstrations"],
+            "rollouts": card["rollouts"],
+            "label source": card["label_source"],
+            "uses final answers": "yes" if card["uses_final_answers"] else "no",
+            "updates kept": f"{result.done.kept} ({result.done.stopped})",
+            "held-out AUROC": None if auroc is None else f"{auroc:.3f}",
+        },
+    )
+
+
+def rerank_tables(result: RerankResult) -> list[Table]:
+    """Accuracy of every rule at N, and against N where a curve was asked for."""
+    if result.table is None:
+        return []
+    left = len(result.rows) - result.labelled
+    caption = f"{result.labelled} questions" + (
+        f"; {left} left out: a trace without verdict, or too long" if left else ""
+    )
+    table = _table(f"Rerank, N = {result.table.n}", ("picked by", "correct"), caption)
+    for name, row in result.table.rows.items():
+        table.add_row(name_of(name), percent(row))
+    if result.curve is None:
+        return [table]
+    curve = _table("Correct (%) against N", ("picked by", *(f"N = {size}" for size in result.sizes)))
+    for name, points in result.curve.items():
+        curve.add_row(name_of(name), *(f"{100 * point.value:.1f}" for point in points))
+    return [table, curve]
+
+
+def localise_tables(result: LocaliseResult) -> list[Table]:
+    """First wrong step: every method, overall and per source; and ProcessBench F1 where there is a threshold."""
+    skipped = f"{result.skipped} of {len(result.rows)} traces skipped: longer than the model's context"
+    tables: list[Table] = []
+    for source, found in result.tables.items():
+        where = "chosen on the same traces" if found.constant_from == "same-traces" else "chosen on the file to tune on"
+        caption = f"{found.n} erroneous traces; best constant index {found.constant}, {where}"
+        if result.skipped and not tables:
+            caption += f"\n{skipped}"
+        tables.append(_localise_table(f"First wrong step: {source}", found, caption))
+    if result.f1:
+        tables.append(_f1_table(result, skipped if result.skipped and not tables else ""))
+    if not tables and result.skipped:
+        tables.append(
+            _facts("Traces", {"read": len(result.rows) - result.skipped, "skipped (too long)": result.skipped})
+        )
+    return tables
+
+
+def _localise_table(title: str, found: LocaliseTable, caption: str) -> Table:
+    table = _table(title, ("method", "Hit@1", "within ±1", "MAP", "above chance"), caption)
+    for name, row in found.rows.items():
+        if row is not None:
+            table.add_row(name_of(name), *_cells(row))
+        elif name in _LOGPROBS:
+            table.add_row(name_of(name), NOT_GIVEN, "", "", "")
+    return table
+
+
+def _cells(row: LocaliseRow) -> tuple[str, ...]:
+    above = "–" if row.normalised is None else percent(row.normalised)
+    return percent(row.hit_at_1), percent(row.hit_within_1), percent(row.map), above
+
+
+def _f1_table(result: LocaliseResult, caption: str) -> Table:
+    how = f"tuned on {result.tuned_on}" if result.tuned_on else "given"
+    table = _table(
+        f"ProcessBench F1, threshold {how}",
+        ("subset", "method", "F1 %", "erroneous %", "error-free %", "traces"),
+        caption,
+    )
+    for source, rows in result.f1.items():
+        for name, f1 in rows.items():
+            shares = (f"{100 * share:.1f}" for share in (f1.f1, f1.erroneous, f1.error_free))
+            table.add_row(source, name_of(name), *shares, f"{f1.n_erroneous} + {f1.n_error_free}")
+    return table
+
+
+def evaluate_table(result: EvaluateResult) -> Table:
+    """pass@k, greedy, and what picks one of the samples."""
+    caption = f"{result.questions} questions, {result.n} samples each"
+    if result.cut:
+        caption += f"; {100 * result.cut:.1f} % of the samples met the length cap"
+    table = _table(f"Policy, T = {result.temperature:g}", ("measure", "correct"), caption)
+    for name, found in result.measures.items():
+        picks = name in {"reward", "weighted_vote", "majority", "shortest"}
+        table.add_row(f"{name_of(name)}, {result.n} samples" if picks else name_of(name), percent(found))
+    return table
+
+
+def finish(
+    rows: Sequence[Mapping[str, Any]] | None,
+    out: Path | None,
+    shown: Sequence[Table],
+    *,
+    results: Path | None = None,
+    found: Mapping[str, Any] | None = None,
+) -> None:
+    """Write rows and results, then show the tables: on stderr where the rows take stdout."""
+    if rows is not None and out is not None:
+        write_jsonl(out, rows)
+    if results is not None:
+        write_json(results, found)
+    to_stdout = rows is not None and out is None
+    if to_stdout and rows is not None:
+        # ASCII escapes: the same JSON whatever the encoding of the terminal.
+        sys.stdout.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        sys.stdout.flush()
+    show(shown, stderr=to_stdout)

@@ -1,0 +1,100 @@
+"""The arms of a run: one policy each, trained from the same start on the same questions, and measured alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from traceward.config import Arm, Recipe
+from traceward.data.tasks.registry import Task
+from traceward.records import Credit
+from traceward.training.run_directory import MetricsCallback, RunDirectory
+from traceward.training.settings import AdversarialConfig
+from traceward.workflows.common import load_task, read_rollouts, save_policy, seeded, start_policy
+
+if TYPE_CHECKING:
+    from traceward.rewards.model import TraceScorer
+    from traceward.training.critic import Critic
+
+
+def arm(run: RunDirectory, name: Arm) -> None:
+    """Train one policy on the questions, from the start policy, and measure it."""
+    from traceward.training.adversarial import AdversarialTrainer
+    from traceward.training.baselines import outcome_rl
+    from traceward.workflows.measure import CurveCallback, measure_policy
+
+    recipe = run.recipe()
+    task = load_task(recipe)
+    model, tokenizer = start_policy(run)
+    stage = str(name)
+    seed = seeded(recipe, stage)
+    directory = run.path / "policies" / stage
+    questions = (*task.questions, *(d.problem for d in task.demonstrations))
+    with run.metrics(stage) as metrics:
+        curve = CurveCallback(model, tokenizer, task, recipe)
+        callbacks = [MetricsCallback(metrics), curve]
+        if name is Arm.OUTCOME:
+            outcome_rl(
+                model,
+                tokenizer,
+                questions,
+                recipe.adversarial,
+                directory,
+                style=recipe.data.format,
+                seed=seed,
+                callbacks=callbacks,
+            )
+        else:
+            scorer, critic, config = _scorer(run, recipe, task, name, seed)
+            AdversarialTrainer(
+                policy=model,
+                tokenizer=tokenizer,
+                reward=scorer,
+                critic=critic,
+                demonstrations=task.demonstrations,
+                questions=questions,
+                config=config,
+                directory=directory,
+                seed=seed,
+                callbacks=callbacks,
+            ).train()
+            if critic is not None:
+                critic.reward.save(run.path / "reward-after")
+    save_policy(run, stage, model, tokenizer)
+    run.finish(stage, {**measure_policy(model, tokenizer, task, recipe), "curve": curve.rows})
+
+
+def _scorer(
+    run: RunDirectory, recipe: Recipe, task: Task, name: Arm, seed: int
+) -> tuple[TraceScorer, Critic | None, AdversarialConfig]:
+    from traceward.loading import load_causal_lm, load_tokenizer
+    from traceward.rewards.model import RewardModel
+    from traceward.rewards.rivals import LogProbScorer, UniformScorer
+    from traceward.training.critic import Critic
+
+    frozen = recipe.adversarial.model_copy(update={"critic_updates": 0})
+    vote = frozen.model_copy(update={"credit": Credit.CONSENSUS})
+    if name is Arm.MAJORITY_CONSENSUS:
+        return UniformScorer(recipe.data.format), None, vote
+    if name is Arm.SFT_LOGPROB_CONSENSUS:
+        tuned = run.path / "policies" / "sft"
+        return LogProbScorer(load_causal_lm(tuned), load_tokenizer(tuned), recipe.data.format), None, vote
+    learned = RewardModel.load(run.path / "reward")
+    if name is Arm.REWARD_FROZEN:
+        return learned, None, frozen
+    critic = Critic(learned, task.demonstrations, recipe.critic, seed=seed)
+    critic.remember(read_rollouts(run.path / "data" / "rollouts.jsonl"))
+    return learned, critic, recipe.adversarial
+
+
+def measure(run: RunDirectory, name: str) -> None:
+    """Measure a policy that needs no further training: `base` or `sft`."""
+    from traceward.loading import load_causal_lm, load_tokenizer
+    from traceward.workflows.measure import measure_policy
+
+    recipe = run.recipe()
+    if name == "base":
+        model, tokenizer = start_policy(run)
+    else:
+        place = run.path / "policies" / name
+        model, tokenizer = load_causal_lm(place), load_tokenizer(place)
+    run.finish(f"measure-{name}", measure_policy(model, tokenizer, load_task(recipe), recipe))

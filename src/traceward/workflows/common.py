@@ -1,0 +1,132 @@
+"""What the stages of a run share: its task, its start policy, its seeds, and rollouts on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from traceward.builtin import STORIES_BASE, TOKENIZER
+from traceward.config import Recipe
+from traceward.data.formats import encode_prompt
+from traceward.data.jsonl import read_jsonl, write_jsonl
+from traceward.data.tasks.registry import Task, jsonl_task, stories_task
+from traceward.records import Demonstration, Rollout, StopReason
+from traceward.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_task(recipe: Recipe) -> Task:
+    """The recipe's task; the same call gives the same problems in every stage."""
+    data = recipe.data
+    if data.path is None:
+        return stories_task(
+            demonstrations=data.demonstrations or 100,
+            questions=data.questions,
+            validation=data.validation,
+            test=data.test,
+            seed=recipe.run.seed,
+            style=data.style,
+        )
+    return jsonl_task(
+        data.path,
+        demonstrations=data.demonstrations,
+        questions=data.questions,
+        validation=data.validation,
+        test=data.test,
+        name=data.task,
+    )
+
+
+def quiet() -> None:
+    """Silence the progress bars and chatter of the libraries below; ours is shown by the caller."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    import warnings
+
+    import datasets
+    import transformers
+
+    # TRL's own settings still use names that transformers renames; nothing a user of ours can mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("trl").setLevel(logging.ERROR)
+
+
+def seeded(recipe: Recipe, stage: str) -> int:
+    """A seed of its own for every stage, from the run's."""
+    import torch
+
+    seed = random.Random(f"{recipe.run.seed}-{stage}").getrandbits(31)
+    torch.manual_seed(seed)
+    return seed
+
+
+def policy_places(run: RunDirectory) -> tuple[str, str]:
+    """Where the start model and its tokenizer are."""
+    recipe = run.recipe()
+    if recipe.policy.path == "builtin:stories":
+        return str(STORIES_BASE), str(TOKENIZER)
+    if recipe.policy.path == "scratch":
+        made = str(run.path / "policies" / "base")
+        return made, made
+    return recipe.policy.path, recipe.policy.path
+
+
+def start_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model all policies start from, freshly loaded."""
+    from traceward.loading import load_causal_lm, load_tokenizer
+
+    model, tokenizer = policy_places(run)
+    return load_causal_lm(model), load_tokenizer(tokenizer)
+
+
+def save_policy(run: RunDirectory, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Save a policy with its tokenizer, so that the directory loads on its own."""
+    model.save_pretrained(run.path / "policies" / name)
+    tokenizer.save_pretrained(run.path / "policies" / name)
+
+
+def write_rollouts(path: Path, rollouts: list[Rollout]) -> None:
+    """Rollouts with their token ids."""
+    write_jsonl(
+        path,
+        (
+            {
+                "problem_id": r.problem_id,
+                "text": r.text,
+                "prompt_ids": list(r.prompt_ids),
+                "completion_ids": list(r.completion_ids),
+                "stop": str(r.stop),
+            }
+            for r in rollouts
+        ),
+    )
+
+
+def read_rollouts(path: Path) -> list[Rollout]:
+    """What `write_rollouts` wrote."""
+    return [
+        Rollout(
+            row["problem_id"],
+            tuple(row["prompt_ids"]),
+            tuple(row["completion_ids"]),
+            row["text"],
+            StopReason(row["stop"]),
+        )
+        for _, row in read_jsonl(path)
+    ]
+
+
+def prompts_of(
+    items: tuple[Demonstration, ...], recipe: Recipe, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[str, tuple[int, ...]]]:
+    """(id, prompt ids) of each demonstration's question."""
+    return [(d.problem.id, encode_prompt(d.problem, recipe.data.format, tokenizer)) for d in items]
