@@ -54,7 +54,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     out = capsys.readouterr().out
     assert [verb for verb in VERBS if f"\n  {verb} " not in out] == []
-    assert "..." not in out  # each verb's first sentence fits
+    assert "..." not in out.split("Commands:")[1]  # each verb's first sentence fits
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,10 +68,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["sing"], "No such command 'sing'; see traceward --help"),
         (["score", "t.jsonl", "--reward", "r", "--loud"], "No such option: --loud"),
         (["score", "t.jsonl"], "Missing option '--reward'"),
-        (["fit", "d.jsonl", "--policy", "p", "--out", "o", "--head", "hydra"], "'hydra' is not one of 'scalar', 'log-ratio'"),
+        (["fit", "d.jsonl", "--policy", "p", "--out", "o", "--head", "hydra"], "'hydra' is not one of 'scalar'"),
         (["localise", "t.jsonl", "--reward", "r", "--too-long", "cry"], "'cry' is not one of 'error', 'skip'"),
         (["rerank", "t.jsonl", "--reward", "r", "--n", "0"], "--n"),
-        (["evaluate", "q.jsonl", "--policy", "p", "--n", "many"], "many"),
+        (["evaluate", "q.jsonl", "--policy", "p", "--n", "many"], "'--n'"),
     ],
 )  # fmt: skip
 def test_misuse_is_one_line_and_exit_code_2(

@@ -49,13 +49,19 @@ Long = Annotated[TooLong, typer.Option(help="What to do with a trace that is lon
 Policy = Annotated[str, typer.Option(help="Model directory, hub name, or builtin:stories.", show_default=False)]
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"traceward {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Options before the verb."""
 
 
 @app.command()
@@ -70,7 +76,8 @@ def demo(
         from traceward.workflows.demo import run_demo
 
         run = run_demo(out, seed, quick)
-    _say(report=run / "report.html", results=run / "results.json")
+        report = _report(run)
+    _say(report=report, results=run / "results.json")
 
 
 @app.command()
@@ -87,7 +94,8 @@ def train(
         from traceward.workflows.train import run_recipe
 
         run = run_recipe(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
-    _say(run=run, results=run / "results.json", report=run / "report.html")
+        report = _report(run)
+    _say(run=run, results=run / "results.json", report=report)
 
 
 @app.command()
@@ -295,6 +303,12 @@ def _ready(*outputs: Path | None) -> None:
     for path in outputs:
         if path is not None and not path.absolute().parent.is_dir():
             raise RunError(f"output must go to an existing directory: got '{path}'; make its directory first")
+
+
+def _report(run: Path) -> Path:
+    from traceward.report.build import build_report
+
+    return build_report([run])
 
 
 def _say(**paths: Path) -> None:

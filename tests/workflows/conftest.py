@@ -51,7 +51,7 @@ def _save(policy: Path, tokenizer: PreTrainedTokenizerBase, head: Head, director
     )
     with torch.no_grad():
         for parameter in reward.backbone.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)), alpha=0.05)
     reward.save(directory)
     return directory
 

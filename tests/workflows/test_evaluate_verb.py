@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from traceward.workflows import evaluate
 from traceward.records import Rollout, StopReason
+from traceward.workflows import evaluate
 
 ANSWERS = {"q0": ["1", "2", "1", "1"], "q1": ["2", "2", "3", None]}  # what the four samples state; right: "1" and "3"
 

@@ -31,8 +31,8 @@ def test_fit_on_given_rollouts_learns_to_tell_them_from_experts(
     rollouts = _rollouts(verb, demonstrations, tmp_path / "rollouts.jsonl")
     out = tmp_path / "reward"
     text = verb(
-        "fit", demonstrations, "--policy", policy, "--rollouts", rollouts, "--out", out, "--updates", "20", "--seed", "3",
-        "--learning-rate", "0.001",
+        "fit", demonstrations, "--policy", policy, "--rollouts", rollouts, "--out", out, "--updates", "20",
+        "--seed", "3", "--learning-rate", "0.001",
     )  # fmt: skip
     card = json.loads((out / "card.json").read_text())
     assert card["data"]["demonstrations"] == read_demonstrations(demonstrations).fingerprint
@@ -45,8 +45,8 @@ def test_fit_on_given_rollouts_learns_to_tell_them_from_experts(
     assert "held-out AUROC" in text
     # The traces of one text: experts above rollouts.
     first = verb.read(demonstrations)[0]
-    rows = [{"question": first["question"], **trace} for trace in (
-        {"steps": first["steps"], "model_answer": first["answer"]}, {"steps": ["It is 4."], "model_answer": "4"})]  # fmt: skip
+    expert_row = {"question": first["question"], "steps": first["steps"], "model_answer": first["answer"]}
+    rows = [expert_row, {**expert_row, "steps": ["It is 4."], "model_answer": "4"}]
     path = verb.write(tmp_path / "pair.jsonl", rows)
     expert, rollout = (
         sum(json.loads(line)["step_scores"]) for line in verb("score", path, "--reward", out).splitlines()
@@ -105,16 +105,17 @@ def test_rollouts_of_other_questions_name_their_lines(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--learning-rate", "-1"), "learning_rate"),
-        (("--granularity", "dense", "--interval", "3"), "interval must belong"),
-        (("--max-new-tokens", "150"), "demonstrations.jsonl:1: question: must leave room for 150 new tokens"),
+        ("--learning-rate -1", "learning_rate"),
+        ("--granularity dense --interval 3", "interval must belong"),
+        ("--max-new-tokens 150", "demonstrations.jsonl:1: question: must leave room for 150 new tokens"),
     ],
 )
 def test_wrong_settings_are_told_before_any_work(
-    verb: Any, demonstrations: Path, policy: Path, tmp_path: Path, options: tuple[str, ...], message: str
+    demonstrations: Path, policy: Path, options: str, message: str, request: pytest.FixtureRequest
 ) -> None:
-    out = tmp_path / "reward"
-    assert message in verb.fails("fit", demonstrations, "--policy", policy, "--out", out, *options)
+    out = policy.parent / "never-made"
+    command = ("fit", demonstrations, "--policy", policy, "--out", out, *options.split())
+    assert message in request.getfixturevalue("verb").fails(*command)
     assert not out.exists()
 
 

@@ -16,15 +16,18 @@ from traceward.data.tasks import stories
 VOCABULARY = 1024
 
 # Words that later worlds (shuffled objects, arithmetic, sorting) and plain English prose need as single tokens.
-_OTHER_WORDS = (
-    "Alice Bob Claire Dave Eve Fred Gertie swap swaps swapped trade trades switch start end At the the of game dance "
-    "semester First Then Finally Next so So answer is are The left right ball balls present presents gift book books "
-    "dance dancing partner partners position positions playing red blue green yellow orange purple pink black white "
-    "brown each gets has have now who with they and or but not to in on from for by as we We now Let first second "
-    "third last letter letters word words sort sorted list before after than less more fewer this that subpart "
-    "equation calculate final then add subtract times divided equals Step step total sum number numbers all both same "
-    "one two three four five because since therefore if when how many what"
-).split()  # noqa: SIM905
+_OTHER_WORDS = " ".join(
+    (
+        "Alice Bob Claire Dave Eve Fred Gertie swap swaps swapped trade trades switch start end At the the of",
+        "game dance semester First Then Finally Next so So answer is are The left right ball balls present",
+        "presents gift book books dance dancing partner partners position positions playing red blue green",
+        "yellow orange purple pink black white brown each gets has have now who with they and or but not to",
+        "in on from for by as we We now Let first second third last letter letters word words sort sorted",
+        "list before after than less more fewer this that subpart equation calculate final then add subtract",
+        "times divided equals Step step total sum number numbers all both same one two three four five",
+        "because since therefore if when how many what",
+    )
+).split()
 
 
 def corpus(stories_count: int = 3000) -> Iterator[str]:

@@ -138,9 +138,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self._ids = (out[0], out[1])
         return out
 
-    def _calculate_rewards(
-        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
-    ) -> Tensor:
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], *_texts: list[Any]) -> Tensor:
         rollouts = self._rollouts(inputs)
         if self.critic is not None and self.model.training:
             self._update_critic(rollouts)

@@ -238,8 +238,8 @@ def read_story(question: str) -> Story:
 
 
 _STEP = re.compile(
-    r"(?:(?:First, |So |Then )?(?P<usual>[Tt]ogether they|\w+) ha(?:s|ve) (?P<left>\d+) (?P<op>[-+*]) (?P<right>\d+) = (?P<result>\d+) "
-    r"(?P<item>\w+)\."
+    r"(?:(?:First, |So |Then )?(?P<usual>[Tt]ogether they|\w+) ha(?:s|ve) "
+    r"(?P<left>\d+) (?P<op>[-+*]) (?P<right>\d+) = (?P<result>\d+) (?P<item>\w+)\."
     r"|Since (?P<left2>\d+) (?P<op2>[-+*]) (?P<right2>\d+) = (?P<result2>\d+), "
     r"the (?P<item2>\w+) of (?P<late>\w+) are (?P<again>\d+)\.)"
 )
