@@ -37,7 +37,7 @@ base: $(PACKAGE) ## rebuild the tokenizer and the tiny base model that ship with
 	$(PY) -m traceward.builtin.pretrain
 
 bench: $(PACKAGE) ## run every benchmark; writes benchmarks/results/*.json
-	@for script in benchmarks/*.py; do echo "$$script"; $(PY) "$$script" || exit 1; done
+	@for script in benchmarks/[!_]*.py; do echo "$$script"; $(PY) "$$script" || exit 1; done
 
 clean: ## remove the environment and caches; runs and results stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -36,6 +36,10 @@ def _planted(monkeypatch: pytest.MonkeyPatch, name: str, **functions: Any) -> No
     monkeypatch.setitem(sys.modules, name, module)
 
 
+def _planted_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    _planted(monkeypatch, "traceward.report.build", build_report=lambda runs: runs[0] / "report.html")
+
+
 @pytest.mark.parametrize("arguments", [("--help",), (), *((verb, "--help") for verb in VERBS)])
 def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     program = (
@@ -94,9 +98,10 @@ def test_demo_names_its_report_and_results(monkeypatch: pytest.MonkeyPatch, caps
         return Path("somewhere")
 
     _planted(monkeypatch, "traceward.workflows.demo", run_demo=run_demo)
+    _planted_report(monkeypatch)
     assert cli.run(["demo", "--out", "here", "--seed", "4", "--quick"]) == 0
     assert calls == [(Path("here"), 4, True)]
-    assert "somewhere/report.html" in capsys.readouterr().out
+    assert capsys.readouterr().out == "report: somewhere/report.html\nresults: somewhere/results.json\n"
 
 
 def test_train_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,10 +112,12 @@ def test_train_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch, capsys: 
         return Path("runs/one")
 
     _planted(monkeypatch, "traceward.workflows.train", run_recipe=run_recipe)
+    _planted_report(monkeypatch)
     assert cli.run(["train", "a.toml", "--set", "data.test=5", "--set", "run.name=x", "--seed", "2"]) == 0
     overrides = ["data.test=5", "run.name=x"]
     assert calls == [(Path("a.toml"), {"data": None, "out": None, "seed": 2, "overrides": overrides})]
-    assert "runs/one/results.json" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out == "run: runs/one\nreport: runs/one/report.html\nresults: runs/one/results.json\n"
 
 
 def test_report_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +181,7 @@ def test_threads_are_set_only_where_the_environment_says_so(
     if value is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", value)
     _planted(monkeypatch, "traceward.workflows.demo", run_demo=lambda *_: Path("here"))
+    _planted_report(monkeypatch)
     assert cli.run(["demo"]) == 0
     assert seen == calls
 

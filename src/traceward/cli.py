@@ -270,17 +270,24 @@ def report(
 
 @contextmanager
 def _work() -> Iterator[Callable[[str, int, int], None]]:
-    """Quiet libraries and pinned threads around the heavy part; gives the progress that it may report to."""
-    if threads := os.environ.get("OMP_NUM_THREADS"):
-        if not threads.isdecimal() or int(threads) < 1:
-            raise ConfigError(f"OMP_NUM_THREADS must be a whole number from 1: got {threads!r}; set it to 1")
-        import torch
-
-        torch.set_num_threads(int(threads))
+    """The heavy part of a verb, with the progress that it may report to."""
+    _pin_threads()
     from traceward.tables import bars
 
     with bars() as progress:
         yield progress
+
+
+def _pin_threads() -> None:
+    """OMP_NUM_THREADS decides, where it is set; torch's own choice stands where it is not."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if not threads:
+        return
+    if not threads.isdecimal() or int(threads) < 1:
+        raise ConfigError(f"OMP_NUM_THREADS must be a whole number from 1: got {threads!r}; set it to 1")
+    import torch
+
+    torch.set_num_threads(int(threads))
 
 
 def _quieten() -> None:

@@ -54,8 +54,8 @@ class DataSettings(Section):
     task: Literal["stories", "gsm8k", "jsonl"] = "stories"
     path: Path | None = None
     """gsm8k and jsonl: a directory with train.jsonl[.gz] and test.jsonl[.gz], or one file that is split by hash."""
-    demonstrations: int | None = Field(default=100, ge=4)
-    """How many of the training rows are used as demonstrations; left out: all."""
+    demonstrations: int | None = Field(default=None, ge=4)
+    """How many of the training rows are used as demonstrations; left out: all (stories, which never ends: 100)."""
     questions: int = Field(default=0, ge=0)
     """Questions without demonstrations that policies may also be trained on (their answers stay hidden)."""
     validation: int = Field(default=100, ge=0)

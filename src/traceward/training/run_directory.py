@@ -85,10 +85,13 @@ class RunDirectory:
             self.path / "manifest.json",
             {
                 "command": command,
-                "version": _version("traceward"),
-                "commit": _commit(),
+                "version": installed_version("traceward"),
+                "commit": source_commit(),
                 "seeds": [seed],
-                "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+                "versions": {
+                    "python": platform.python_version(),
+                    **{name: installed_version(name) for name in PACKAGES},
+                },
                 "platform": platform.platform(),
                 "data": data,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -149,14 +152,15 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             self.metrics.log({"step": state.global_step, **row})
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """The version of a package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """The commit of a checkout, with a mark where files differ from it; None for an installed package."""
     here = Path(__file__).resolve().parent
     try:

@@ -44,6 +44,8 @@ class CriticSettings(Section):
 
     objective: Literal["gail"] = "gail"
     label_source: LabelSource = LabelSource.DEMONSTRATIONS
+    demonstrations: int | None = Field(default=None, ge=4)
+    """The discriminator learns from at most so many of the demonstrations; left out: all."""
     warmup_updates: int = Field(default=60, ge=0)
     """Most updates before the policy moves; early stop on held-out demonstrations may end it sooner."""
     check_every: int = Field(default=5, ge=1)

@@ -9,7 +9,14 @@ from traceward.data.tasks.registry import Task
 from traceward.records import Credit
 from traceward.training.run_directory import MetricsCallback, RunDirectory
 from traceward.training.settings import AdversarialConfig
-from traceward.workflows.common import load_task, read_rollouts, save_policy, seeded, start_policy
+from traceward.workflows.common import (
+    judged_demonstrations,
+    load_task,
+    read_rollouts,
+    save_policy,
+    seeded,
+    start_policy,
+)
 
 if TYPE_CHECKING:
     from traceward.rewards.model import TraceScorer
@@ -50,7 +57,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 tokenizer=tokenizer,
                 reward=scorer,
                 critic=critic,
-                demonstrations=task.demonstrations,
+                demonstrations=judged_demonstrations(task, recipe),
                 questions=questions,
                 config=config,
                 directory=directory,
@@ -81,7 +88,7 @@ def _scorer(
     learned = RewardModel.load(run.path / "reward")
     if name is Arm.REWARD_FROZEN:
         return learned, None, frozen
-    critic = Critic(learned, task.demonstrations, recipe.critic, seed=seed)
+    critic = Critic(learned, judged_demonstrations(task, recipe), recipe.critic, seed=seed)
     critic.remember(read_rollouts(run.path / "data" / "rollouts.jsonl"))
     return learned, critic, recipe.adversarial
 

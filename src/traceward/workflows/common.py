@@ -42,6 +42,11 @@ def load_task(recipe: Recipe) -> Task:
     )
 
 
+def judged_demonstrations(task: Task, recipe: Recipe) -> tuple[Demonstration, ...]:
+    """The demonstrations that the discriminator learns from; its rollouts answer their questions."""
+    return task.demonstrations[: recipe.critic.demonstrations]
+
+
 def quiet() -> None:
     """Silence the progress bars and chatter of the libraries below; ours is shown by the caller."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

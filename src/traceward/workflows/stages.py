@@ -3,6 +3,9 @@ run in a process of its own and is skipped when the run is started again."""
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ from traceward.records import Granularity, Head, UnitSpec
 from traceward.training.run_directory import MetricsCallback, RunDirectory
 from traceward.workflows.arms import arm, measure
 from traceward.workflows.common import (
+    judged_demonstrations,
     load_task,
     prompts_of,
     quiet,
@@ -78,7 +82,7 @@ def rollouts(run: RunDirectory) -> None:
     groups = sample(
         model,
         tokenizer,
-        prompts_of(task.demonstrations, recipe, tokenizer),
+        prompts_of(judged_demonstrations(task, recipe), recipe, tokenizer),
         n=recipe.critic.rollouts_per_question,
         max_new_tokens=recipe.adversarial.max_new_tokens,
         seed=seeded(recipe, "rollouts"),
@@ -103,7 +107,7 @@ def learn_reward(
     reward = new_reward(
         model, tokenizer, head=head, spec=spec, style=recipe.data.format, beta=recipe.reward.beta, seed=seed
     )
-    critic = Critic(reward, task.demonstrations, recipe.critic, seed=seed)
+    critic = Critic(reward, judged_demonstrations(task, recipe), recipe.critic, seed=seed)
     with run.metrics(stage) as metrics:
         done = warm_up(critic, read_rollouts(run.path / "data" / "rollouts.jsonl"), log=metrics.log)
     aurocs = [row["held_out_auroc"] for row in done.rows if row["step"] == done.kept and "held_out_auroc" in row]
@@ -127,8 +131,8 @@ def reward(run: RunDirectory) -> None:
     learned.card = {
         "task": task.name,
         "label_source": str(recipe.critic.label_source),
-        "demonstrations": len(task.demonstrations),
-        "data": {"demonstrations": fingerprint(task.demonstrations)},
+        "demonstrations": len(judged_demonstrations(task, recipe)),
+        "data": {"demonstrations": fingerprint(judged_demonstrations(task, recipe))},
         "training": {**recipe.critic.model_dump(mode="json"), "seed": recipe.run.seed, **found},
         "metrics": {"held_out_auroc": found["held_out_auroc"]},
     }
@@ -170,9 +174,22 @@ def pairs(run: RunDirectory) -> None:
     matched_pairs(run)
 
 
-def run_stage(path: str, stage: str, threads: int) -> None:
+def die_with(parent: int) -> None:
+    """End this worker when the process that started it is gone, however it went: nothing else would."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run_stage(path: str, stage: str, threads: int, parent: int) -> None:
     """Run one stage by name; the entry of a worker process."""
     import torch
+
+    die_with(parent)
 
     torch.set_num_threads(threads)
     quiet()

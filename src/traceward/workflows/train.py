@@ -117,7 +117,7 @@ def _work(run: RunDirectory, stages: dict[str, tuple[str, ...]]) -> None:
                     if len(running) >= workers:
                         break
                     waiting.remove(stage)
-                    running[pool.submit(run_stage, str(run.path), stage, threads)] = stage
+                    running[pool.submit(run_stage, str(run.path), stage, threads, os.getpid())] = stage
                     progress.start(stage)
                 finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in finished:
