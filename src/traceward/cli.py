@@ -72,12 +72,11 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, to see that everything works.")] = False,
 ) -> None:
     """Run the whole method on a built-in task, offline, on a CPU. Ends with a report."""
-    with _work():
-        from traceward.workflows.demo import run_demo
+    _pin_threads()
+    from traceward.workflows.demo import run_demo
 
-        run = run_demo(out, seed, quick)
-        report = _report(run)
-    _say(report=report, results=run / "results.json")
+    found = run_demo(out, seed, quick)
+    _say(report=_report([found]), results=found / "results.json")
 
 
 @app.command()
@@ -90,12 +89,11 @@ def train(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
 ) -> None:
     """Run a recipe: learn a reward, train policies, measure both."""
-    with _work():
-        from traceward.workflows.train import run_recipe
+    _pin_threads()
+    from traceward.workflows.train import run_recipe
 
-        run = run_recipe(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
-        report = _report(run)
-    _say(run=run, results=run / "results.json", report=report)
+    found = run_recipe(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
+    _say(run=found, report=_report([found]), results=found / "results.json")
 
 
 @app.command()
@@ -260,9 +258,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; left out: report.html in the first run.")] = None,
 ) -> None:
     """Write one self-contained HTML page of finished runs. Its numbers go beside it as JSON."""
-    from traceward.report.build import build_report
-
-    _say(report=build_report(runs, out))
+    _say(report=_report(runs, out))
 
 
 # ---- around the verbs ------------------------------------------------------------------------------------------------
@@ -312,10 +308,10 @@ def _ready(*outputs: Path | None) -> None:
             raise RunError(f"output must go to an existing directory: got '{path}'; make its directory first")
 
 
-def _report(run: Path) -> Path:
+def _report(runs: Sequence[Path], out: Path | None = None) -> Path:
     from traceward.report.build import build_report
 
-    return build_report([run])
+    return build_report(runs, out)
 
 
 def _say(**paths: Path) -> None:
@@ -335,10 +331,6 @@ def run(arguments: Sequence[str]) -> int:
         context = getattr(error, "ctx", None)
         help_of = context.command_path if context else "traceward"
         message = f"{error.format_message().rstrip('.')}; see {help_of} --help"  # type: ignore[attr-defined]
-    except BrokenPipeError:
-        # The reader of stdout has left, as `head` does; nothing may be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     else:

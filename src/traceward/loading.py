@@ -30,7 +30,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(name: str | Path) -> PreTrainedModel:
-    """A causal language model in evaluation mode, float32 on CPU and bfloat16 on an accelerator."""
+    """A causal language model in evaluation mode, float32, on the accelerator where there is one."""
     from transformers import AutoModelForCausalLM
 
     return _load(AutoModelForCausalLM, name)
@@ -51,7 +51,7 @@ def _load(auto_class: type, name: str | Path, **options: object) -> PreTrainedMo
         model: PreTrainedModel = auto_class.from_pretrained(name, dtype=torch.float32, **options)  # type: ignore[attr-defined]
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(_cannot_open("model", name, error)) from error
-    return model.eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[arg-type]
 
 
 def _cannot_open(what: str, name: str | Path, error: Exception) -> str:

@@ -7,6 +7,7 @@ elsewhere they are plain text, and no bar is drawn.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -243,7 +244,15 @@ def finish(
         write_json(results, found)
     to_stdout = rows is not None and out is None
     if to_stdout and rows is not None:
-        # ASCII escapes: the same JSON whatever the encoding of the terminal.
+        _to_stdout(rows)
+    show(shown, stderr=to_stdout)
+
+
+def _to_stdout(rows: Sequence[Mapping[str, Any]]) -> None:
+    """JSONL in ASCII escapes: the same whatever the encoding of the terminal."""
+    try:
         sys.stdout.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         sys.stdout.flush()
-    show(shown, stderr=to_stdout)
+    except BrokenPipeError:
+        # The reader has left, as `head` does; nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

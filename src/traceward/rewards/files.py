@@ -6,8 +6,8 @@ The directory is written under a temporary name and renamed, so a reward is eith
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,9 @@ def save_reward(reward: RewardModel, directory: Path) -> None:
 
     Raises RunError when the disk is full or the place cannot be written.
     """
-    scratch: Path | None = None
+    scratch = directory.with_name(f".{directory.name}-{secrets.token_hex(4)}")
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        scratch.mkdir(parents=True)
         reward.backbone.save_pretrained(scratch / "model")
         reward.tokenizer.save_pretrained(scratch / "model")
         if reward.reference is not None:
@@ -39,8 +38,7 @@ def save_reward(reward: RewardModel, directory: Path) -> None:
         write_json(scratch / CARD, _card(reward, scratch))
         _swap(scratch, directory)
     except Exception as error:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         # safetensors reports a full disk as its own error type, so the class says nothing; the text does.
         if isinstance(error, OSError) or "No space left" in str(error) or "File too large" in str(error):
             raise RunError(

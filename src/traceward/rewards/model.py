@@ -167,7 +167,7 @@ def new_reward(
     seed: int = 0,
 ) -> RewardModel:
     """A reward at its start, on a copy of the policy's weights. A log-ratio head is zero everywhere; a scalar head
-    gets a zero-mean random last layer (seeded)."""
+    gets a zero-mean random last layer (seeded). In evaluation mode."""
     from copy import deepcopy
 
     if head is Head.LOG_RATIO:
@@ -176,7 +176,7 @@ def new_reward(
         backbone, reference = _as_token_classifier(policy, seed), None
     return RewardModel(
         backbone=backbone, reference=reference, tokenizer=tokenizer, head=head, spec=spec, style=style, beta=beta
-    )
+    ).eval()
 
 
 def _as_token_classifier(policy: PreTrainedModel, seed: int) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from traceward.data.tasks.registry import Task
 from traceward.records import Credit
 from traceward.training.run_directory import MetricsCallback, RunDirectory
 from traceward.training.settings import AdversarialConfig
-from traceward.workflows.common import (
+from traceward.workflows.inputs import (
     judged_demonstrations,
     load_task,
     read_rollouts,

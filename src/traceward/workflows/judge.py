@@ -18,7 +18,7 @@ from traceward.evaluation.rerank import RerankGroup, rerank_curve, rerank_table
 from traceward.evaluation.statistics import Estimate, auroc, length_controlled_auroc, length_correlation
 from traceward.records import Head, Rollout, ScoredTrace, Trace, Verdict
 from traceward.training.run_directory import RunDirectory
-from traceward.workflows.common import load_task, policy_places, read_rollouts
+from traceward.workflows.inputs import load_task, policy_places, read_rollouts
 
 if TYPE_CHECKING:
     from traceward.rewards.model import RewardModel, TraceScorer

@@ -15,7 +15,7 @@ from traceward.data.formats import encode
 from traceward.records import Granularity, Head, UnitSpec
 from traceward.training.run_directory import MetricsCallback, RunDirectory
 from traceward.workflows.arms import arm, measure
-from traceward.workflows.common import (
+from traceward.workflows.inputs import (
     judged_demonstrations,
     load_task,
     prompts_of,

@@ -17,7 +17,7 @@ from pathlib import Path
 from traceward.config import Arm, Recipe, load_recipe
 from traceward.errors import RunError
 from traceward.training.run_directory import RunDirectory, command_line
-from traceward.workflows.common import load_task
+from traceward.workflows.inputs import load_task
 from traceward.workflows.progress import StageProgress
 from traceward.workflows.results import write_results
 from traceward.workflows.stages import run_stage

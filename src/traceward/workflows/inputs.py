@@ -1,4 +1,4 @@
-"""What the stages of a run share: its task, its start policy, its seeds, and rollouts on disk."""
+"""What the stages of a run start from: its task, its start policy, its seeds, and rollouts on disk."""
 
 from __future__ import annotations
 

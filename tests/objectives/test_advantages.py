@@ -1,0 +1,126 @@
+"""Credit assignment, by hand."""
+
+from __future__ import annotations
+
+from math import exp
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from traceward.objectives.advantages import batch_scaled, consensus, group_centred, on_tokens, trace_mean
+
+
+def test_group_centred_subtracts_each_questions_own_mean() -> None:
+    assert group_centred(torch.tensor([1.0, 3.0, 10.0, 20.0]), 2).tolist() == [-1.0, 1.0, -5.0, 5.0]
+
+
+def test_rows_of_one_question_are_neighbours() -> None:
+    assert group_centred(torch.tensor([0.0, 0.0, 0.0, 6.0, 6.0, 6.0]), 3).abs().max() == 0
+
+
+@given(st.lists(st.floats(-9, 9), min_size=6, max_size=6))
+def test_group_centred_sums_to_zero_in_each_group(values: list[float]) -> None:
+    centred = group_centred(torch.tensor(values, dtype=torch.float64), 3).view(2, 3)
+    assert centred.sum(1).abs().max() < 1e-9
+
+
+def test_batch_scaled_divides_all_questions_by_one_number() -> None:
+    # Deviation of [-1, 1, -5, 5] with n - 1: sqrt(52 / 3). A noise-level group keeps its small size.
+    found = batch_scaled(torch.tensor([-1.0, 1.0, -5.0, 5.0], dtype=torch.float64))
+    scale = (52 / 3) ** 0.5 + 1e-4
+    assert found.tolist() == pytest.approx([-1 / scale, 1 / scale, -5 / scale, 5 / scale], abs=1e-12)
+
+
+def test_equal_rewards_give_no_advantage() -> None:
+    assert batch_scaled(group_centred(torch.full((4,), 0.3), 2)).abs().max() == 0
+
+
+def test_trace_mean_leaves_masked_units_out_and_cuts_the_rest() -> None:
+    rewards = torch.tensor([[2.0, -9.0, 99.0], [6.0, 99.0, 99.0]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert trace_mean(rewards, mask, clip=5.0).tolist() == [(2.0 - 5.0) / 2, 5.0]
+    assert trace_mean(rewards, mask, clip=100.0).tolist() == [-3.5, 6.0]
+
+
+def test_trace_mean_of_no_units_is_zero() -> None:
+    assert trace_mean(torch.ones(1, 2), torch.zeros(1, 2, dtype=torch.bool), clip=5.0).tolist() == [0.0]
+
+
+def vote(answers: list[int], scores: list[float], **options: float) -> tuple[list[float], int]:
+    rewards, pseudo = consensus(torch.tensor([answers]), torch.tensor([scores], dtype=torch.float64), **options)
+    return rewards[0].tolist(), int(pseudo[0])
+
+
+def test_equal_scores_are_the_plain_majority() -> None:
+    assert vote([4, 7, 7, 4, 7], [0.3] * 5) == ([0.0, 1.0, 1.0, 0.0, 1.0], 7)
+
+
+def test_a_high_score_outvotes_a_majority() -> None:
+    # e^3 = 20.1 against 1 + 1.
+    assert vote([4, 7, 7], [3.0, 0.0, 0.0]) == ([1.0, 0.0, 0.0], 4)
+
+
+def test_votes_weigh_by_the_softmax_of_scores() -> None:
+    # Two votes of weight 1 against one of e^x: the sides change places at x = log 2 = 0.693.
+    assert vote([4, 7, 7], [0.70, 0.0, 0.0])[1] == 4
+    assert vote([4, 7, 7], [0.68, 0.0, 0.0])[1] == 7
+
+
+def test_temperature_divides_the_scores() -> None:
+    assert vote([4, 7, 7], [1.38, 0.0, 0.0], temperature=2.0)[1] == 7
+    assert vote([4, 7, 7], [1.40, 0.0, 0.0], temperature=2.0)[1] == 4
+
+
+def test_a_level_shift_of_scores_changes_nothing() -> None:
+    assert vote([4, 7, 7], [-299.3, -300.0, -300.0]) == vote([4, 7, 7], [0.7, 0.0, 0.0])
+
+
+def test_a_tie_names_the_first_rollouts_answer() -> None:
+    assert vote([4, 7], [0.0, 0.0]) == ([1.0, 0.0], 4)
+    assert vote([7, 4], [0.0, 0.0]) == ([1.0, 0.0], 7)
+
+
+def test_who_states_no_answer_neither_votes_nor_earns() -> None:
+    assert vote([-1, -1, -1, 3], [9.0, 9.0, 9.0, 0.0]) == ([0.0, 0.0, 0.0, 1.0], 3)
+
+
+def test_a_group_without_answers_earns_nothing() -> None:
+    assert vote([-1, -1], [1.0, 2.0]) == ([0.0, 0.0], -1)
+
+
+def test_groups_do_not_share_votes() -> None:
+    answers = torch.tensor([[0, 0, 1], [1, 1, 0]])
+    rewards, pseudo = consensus(answers, torch.zeros(2, 3))
+    assert pseudo.tolist() == [0, 1]
+    assert rewards.tolist() == [[1, 1, 0], [1, 1, 0]]
+
+
+def test_own_reward_mixes_in_the_group_normalised_score() -> None:
+    rewards, pseudo = vote([7, 7, 4], [1.0, 2.0, 0.0], own_reward=0.25)
+    assert exp(1) + exp(2) > exp(0)
+    assert pseudo == 7
+    # Deviation of (1, 2, 0) with n - 1 is 1, its mean 1.
+    own = [0.0, 1 / 1.0001, -1 / 1.0001]
+    assert rewards == pytest.approx([0.75 + 0.25 * own[0], 0.75 + 0.25 * own[1], 0.25 * own[2]], abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(-1, 3), st.floats(-4, 4)), min_size=2, max_size=8))
+def test_consensus_is_a_weighted_count(rows: list[tuple[int, float]]) -> None:
+    answers, scores = [a for a, _ in rows], [s for _, s in rows]
+    rewards, pseudo = vote(answers, scores)
+    totals: dict[int, float] = {}
+    for answer, score in rows:
+        if answer >= 0:
+            totals[answer] = totals.get(answer, 0.0) + exp(score)
+    if not totals:
+        assert (rewards, pseudo) == ([0.0] * len(rows), -1)
+        return
+    assert totals[pseudo] == pytest.approx(max(totals.values()), rel=1e-9)
+    assert rewards == [float(answer == pseudo) for answer in answers]
+
+
+def test_on_tokens_is_zero_on_padding() -> None:
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert on_tokens(torch.tensor([2.0, -0.5]), mask).tolist() == [[2.0, 2.0, 0.0], [-0.5, -0.5, -0.5]]

@@ -1,0 +1,119 @@
+"""The discriminator's loss, by hand."""
+
+from __future__ import annotations
+
+from math import exp, log
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from traceward.objectives.discriminator import gail_loss, trace_means
+
+
+def bce(logit: float, target: float) -> float:
+    """- target log s(x) - (1 - target) log(1 - s(x)), written out."""
+    return target * log(1 + exp(-logit)) + (1 - target) * log(1 + exp(logit))
+
+
+def loss_of(logits: list[list[float]], labels: list[int], weight: list[list[float]], smoothing: float = 0.0) -> float:
+    return gail_loss(
+        torch.tensor(logits, dtype=torch.float64),
+        torch.tensor(labels),
+        torch.tensor(weight, dtype=torch.float64),
+        smoothing=smoothing,
+    ).item()
+
+
+def test_loss_without_smoothing_is_plain_cross_entropy() -> None:
+    found = loss_of([[2.0, 9.0], [-1.0, 3.0]], [1, 0], [[1, 0], [1, 1]])
+    expert, rollout = bce(2.0, 1), (bce(-1.0, 0) + bce(3.0, 0)) / 2
+    assert found == pytest.approx((expert + rollout) / 2, abs=1e-12)
+
+
+def test_smoothing_moves_targets_by_half_of_it() -> None:
+    found = loss_of([[2.0], [-1.0]], [1, 0], [[1], [1]], smoothing=0.1)
+    assert found == pytest.approx((bce(2.0, 0.95) + bce(-1.0, 0.05)) / 2, abs=1e-12)
+
+
+def test_smoothed_loss_is_least_at_the_log_odds_of_the_target() -> None:
+    logits = torch.tensor([[log(19)], [-log(19)]], dtype=torch.float64, requires_grad=True)
+    gail_loss(logits, torch.tensor([1, 0]), torch.ones(2, 1), smoothing=0.1).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-12
+
+
+def test_default_smoothing_is_the_papers() -> None:
+    logits, labels, weight = torch.tensor([[2.0], [-1.0]]), torch.tensor([1, 0]), torch.ones(2, 1)
+    assert torch.equal(gail_loss(logits, labels, weight), gail_loss(logits, labels, weight, smoothing=0.1))
+
+
+def test_classes_weigh_one_half_each_whatever_their_counts() -> None:
+    found = loss_of([[1.0], [0.0], [2.0], [-2.0]], [1, 0, 0, 0], [[1]] * 4)
+    assert found == pytest.approx(bce(1.0, 1) / 2 + (bce(0.0, 0) + bce(2.0, 0) + bce(-2.0, 0)) / 6, abs=1e-12)
+
+
+def test_traces_weigh_the_same_whatever_their_unit_counts() -> None:
+    logits = [[1.0, 5.0, 5.0, 5.0], [-3.0, 0.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0]]
+    found = loss_of(logits, [1, 1, 0], [[1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]])
+    long = sum(bce(x, 1) for x in logits[1]) / 4
+    assert found == pytest.approx((bce(1.0, 1) + long) / 4 + log(2) / 2, abs=1e-12)
+
+
+def test_units_weigh_by_their_weight() -> None:
+    found = loss_of([[1.0, -1.0], [0.0, 0.0]], [1, 0], [[3.0, 1.0], [1, 1]])
+    assert found == pytest.approx((3 * bce(1.0, 1) + bce(-1.0, 1)) / 8 + log(2) / 2, abs=1e-12)
+
+
+def test_unweighted_units_and_rows_take_no_part() -> None:
+    labels, weight = [1, 0, 0], [[1, 0], [1, 1], [0, 0]]
+    assert loss_of([[1.0, 77.0], [2.0, 3.0], [55.0, -55.0]], labels, weight) == pytest.approx(
+        loss_of([[1.0, 0.0], [2.0, 3.0], [0.0, 0.0]], labels, weight), abs=1e-12
+    )
+    logits = torch.ones(3, 2, requires_grad=True)
+    gail_loss(logits, torch.tensor(labels), torch.tensor(weight)).backward()
+    assert logits.grad is not None
+    assert logits.grad.nonzero().tolist() == [[0, 0], [1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_batch_of_one_class_is_refused(missing: int) -> None:
+    with pytest.raises(ValueError, match=f"no row with label {missing}"):
+        loss_of([[1.0], [2.0]], [1 - missing, 1 - missing], [[1], [1]])
+
+
+def test_a_class_without_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="no row with label 0"):
+        loss_of([[1.0], [2.0]], [1, 0], [[1], [0]])
+
+
+def test_descent_raises_expert_logits_and_lowers_the_others() -> None:
+    logits = torch.zeros(2, 3, requires_grad=True)
+    gail_loss(logits, torch.tensor([1, 0]), torch.ones(2, 3)).backward()
+    assert logits.grad is not None
+    step: Tensor = -logits.grad
+    assert (step[0] > 0).all()
+    assert (step[1] < 0).all()
+
+
+values = st.floats(-8, 8)
+rows = st.lists(st.lists(values, min_size=2, max_size=2), min_size=1, max_size=4)
+
+
+@given(rows, rows, st.integers(1, 5), st.integers(1, 5))
+def test_repeating_a_whole_class_changes_nothing(
+    experts: list[list[float]], others: list[list[float]], times: int, more: int
+) -> None:
+    def loss(left: list[list[float]], right: list[list[float]]) -> float:
+        every = left + right
+        return loss_of(every, [1] * len(left) + [0] * len(right), [[1, 1]] * len(every), smoothing=0.1)
+
+    assert loss(experts * times, others * more) == pytest.approx(loss(experts, others), abs=1e-9)
+
+
+def test_trace_means_by_hand() -> None:
+    means, counted = trace_means(torch.tensor([[1.0, 3.0], [5.0, 9.0]]), torch.tensor([[1.0, 3.0], [0.0, 0.0]]))
+    assert means.tolist() == [2.5, 0.0]
+    assert counted.tolist() == [True, False]
