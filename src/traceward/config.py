@@ -145,6 +145,8 @@ def resolve(tree: dict[str, Any], *, where: str) -> Recipe:
     except ValidationError as error:
         lines = [f"{where}: {_fault(fault)}" for fault in error.errors()]
         raise ConfigError("\n  ".join(lines)) from error
+    except ConfigError as error:  # a record's own check, which pydantic lets through as it is
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _fault(fault: Any) -> str:

@@ -17,7 +17,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(_cannot_open("tokenizer", name, error)) from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(
@@ -49,9 +49,9 @@ def _load(auto_class: type, name: str | Path, **options: object) -> PreTrainedMo
 
     try:
         model: PreTrainedModel = auto_class.from_pretrained(name, dtype=torch.float32, **options)  # type: ignore[attr-defined]
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of other sizes
         raise ConfigError(_cannot_open("model", name, error)) from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[arg-type]
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _cannot_open(what: str, name: str | Path, error: Exception) -> str:

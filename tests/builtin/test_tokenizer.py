@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from traceward.builtin import TOKENIZER
-from traceward.builtin.tokenizer import EOS, PAD, VOCABULARY, build
+from traceward.builtin.small import EOS, PAD
+from traceward.builtin.tokenizer import VOCABULARY, build
 from traceward.data.tasks import stories
 
 

@@ -82,7 +82,9 @@ def right_steps(question: str) -> set[str]:
     texts = set()
     for name, form, result in equations:
         together = name == "Together they"
-        texts.add(f"{name} {'have' if together else 'has'} {form} = {result} {item}.")
+        for opening in ("", "First, ", "So ", "Then "):
+            owner = "together they" if together and opening else name
+            texts.add(f"{opening}{owner} {'have' if together else 'has'} {form} = {result} {item}.")
         texts.add(f"Since {form} = {result}, the {item} of {'both' if together else name} are {result}.")
     return texts
 
@@ -103,9 +105,9 @@ def single_edits(step: str, item: str) -> list[str]:
             edits.append(step[: match.start()] + str(other) + step[match.end() :])
     for match in re.finditer(r" [-+*] ", step):
         edits.extend(step[: match.start()] + f" {sign} " + step[match.end() :] for sign in "+-*")
-    owner = re.search("|".join(["Together they have", "both are", *(rf"\b{name}\b" for name in NAMES)]), step)
+    owner = re.search("|".join(["[Tt]ogether they have", "both are", *(rf"\b{name}\b" for name in NAMES)]), step)
     assert owner is not None
-    verb = {"Together they have": " has", "both are": " are"}.get(owner[0], "")
+    verb = {"together they have": " has", "both are": " are"}.get(owner[0].lower(), "")
     edits.extend(step[: owner.start()] + name + verb + step[owner.end() :] for name in NAMES)
     edits.append(step.replace(item, next(other for other in ITEMS if other != item)))
     return [edit for edit in edits if edit != step]
@@ -171,6 +173,8 @@ def test_a_trace_checked_by_hand() -> None:
         "Ben has 5 + 7 = 12 apples.",
         "Dan has 2 * 7 = 14 apples.",
         "Dan has 7 + 7 = 14 apples.",
+        "First, Ben has 7 + 5 = 12 apples.",
+        "Then together they have 14 + 9 = 23 apples.",
         "Since 12 - 3 = 9, the apples of Cara are 9.",
         "Since 14 + 9 = 23, the apples of both are 23.",
     ],
@@ -229,7 +233,7 @@ def test_students_hold_a_misconception_at_its_rate_and_for_a_whole_trace(relatio
     held = []
     for story, trace in _written(Student(fewer_adds=0.7, twice_adds=0.4, slip=0.0, result_first=0.0), 2000):
         signs = [
-            step.split()[3] == sign
+            re.findall(r" ([-+*]) ", step) == [sign]
             for fact, step in zip(story.facts[1:], trace.steps[: len(story.facts) - 1], strict=True)
             if fact.relation is relation
         ]
@@ -291,11 +295,28 @@ def test_a_longer_set_starts_with_the_shorter_one() -> None:
 def test_a_seed_means_the_same_in_every_release() -> None:
     (item,) = demonstrations(1, 0)
     assert item.problem.question == (
-        "Eva has 10 stamps. Cara has 5 fewer stamps than Eva. Gina has 7 more stamps than Cara. Ann has 2 fewer stamps "
-        "than Gina. Ben has twice as many stamps as Ann. How many stamps does Ben have?"
+        "Iris has 15 shells. Leo has 9 more shells than Iris. Cara has 2 more shells than Leo. Ben has 5 "
+        "fewer shells than Leo. Jack has 5 more shells than Ben. How many shells does Jack have?"
     )
-    steps = ("Cara has 10 - 5 = 5", "Gina has 5 + 7 = 12", "Ann has 12 - 2 = 10", "Ben has 10 * 2 = 20")
-    assert item.trace == Trace(tuple(f"{step} stamps." for step in steps), "20")
+    steps = (
+        "Leo has 9 + 15 = 24 shells.",
+        "Cara has 24 + 2 = 26 shells.",
+        "So Ben has 24 - 5 = 19 shells.",
+        "So Jack has 19 + 5 = 24 shells.",
+    )
+    assert item.trace == Trace(steps, "24")
+
+
+def test_everybody_words_steps_in_several_ways() -> None:
+    """Wording must vary in right and wrong traces alike, or a surprising word would give a wrong step away."""
+    for writer in (EXPERT, STUDENT):
+        steps = [
+            step for _, trace in _written(writer, 1500) for step in trace.steps[1:] if not step.startswith("Since ")
+        ]
+        openings = [next((o for o in ("So ", "Then ") if step.startswith(o)), "") for step in steps]
+        assert all(
+            _chance(openings.count(o), len(steps), rate) for o, rate in (("So ", 0.25), ("Then ", 0.25), ("", 0.5))
+        )
 
 
 def test_questions_and_ids_differ_and_what_is_excluded_stays_out() -> None:

@@ -87,11 +87,9 @@ def read_card(directory: Path) -> dict[str, Any]:
         raise RewardFileError(f"reward must be a directory with {CARD}: got '{directory}'; check the path")
     try:
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version, files = card["traceward_reward"], card["files"]
-    except (ValueError, KeyError) as error:
-        raise RewardFileError(
-            f"{path} must be a whole reward card: got a broken one ({error}); save the reward again"
-        ) from error
+        version, files = card["traceward_reward"], dict(card["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(path, error) from error
     if version != VERSION:
         raise RewardFileError(f"{path} must be of version {VERSION}: got {version}; use the traceward that wrote it")
     for name, expected in files.items():
@@ -104,13 +102,21 @@ def read_card(directory: Path) -> dict[str, Any]:
     return card
 
 
+def _broken(path: Path, error: Exception) -> RewardFileError:
+    return RewardFileError(f"{path} must be a whole reward card: got a broken one ({error}); save the reward again")
+
+
 def load_reward(directory: Path) -> RewardModel:
     """Read a reward; see RewardModel.load."""
     from traceward.loading import load_causal_lm, load_token_classifier, load_tokenizer
     from traceward.rewards.model import RewardModel
 
     card = read_card(directory)
-    head = Head(card["head"])
+    try:
+        head, style, beta = Head(card["head"]), Format(card["format"]), float(card["beta"])
+        spec = UnitSpec(Granularity(card["granularity"]), card["interval"])
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise _broken(directory / CARD, error) from error
     try:
         tokenizer = load_tokenizer(directory / "model")
         if head is Head.LOG_RATIO:
@@ -125,8 +131,8 @@ def load_reward(directory: Path) -> RewardModel:
         reference=reference,
         tokenizer=tokenizer,
         head=head,
-        spec=UnitSpec(Granularity(card["granularity"]), card["interval"]),
-        style=Format(card["format"]),
-        beta=card["beta"],
+        spec=spec,
+        style=style,
+        beta=beta,
         card={key: value for key, value in card.items() if key not in own},
     ).eval()

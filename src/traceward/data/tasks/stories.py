@@ -106,7 +106,7 @@ def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4)) -> Story
     while True:
         names = rng.sample(NAMES, count + 1)
         # One relation that students misread, at times two: most wrong traces then have one first cause, anywhere.
-        hard = rng.sample(range(count), 2 if rng.random() < TWO_HARD else 1)
+        hard = rng.sample(range(count), min(count, 2 if rng.random() < TWO_HARD else 1))
         values = {names[0]: rng.randint(3, 15)}
         facts = [Fact(names[0], values[names[0]])]
         for name in names[1:]:
