@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,9 @@ def refusal(path: Path, *overrides: str) -> str:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_shipped_recipe_loads(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    needs_path = 'task = "gsm8k"' in text or 'task = "jsonl"' in text
-    found = load_recipe(path, ["data.path=somewhere"] if needs_path and "\npath" not in text else [])
+    data = tomllib.loads(path.read_text(encoding="utf-8")).get("data", {})
+    needs_path = data.get("task", "stories") != "stories" and "path" not in data
+    found = load_recipe(path, ["data.path=somewhere"] if needs_path else [])
     assert found.run.name != Recipe().run.name
     assert resolve(found.model_dump(mode="json"), where="dump") == found
 
@@ -154,9 +155,7 @@ def test_an_override_below_a_value_is_told(recipe: Path) -> None:
 
 
 def test_a_task_with_files_needs_a_path_and_stories_take_none(recipe: Path) -> None:
-    assert "data.path must be a path (or --data PATH) with task 'gsm8k': got None" in refusal(
-        recipe, "data.task=gsm8k"
-    )
+    assert "data.path must be a path (or --data PATH) with task 'gsm8k': got None" in refusal(recipe, "data.task=gsm8k")
     assert "data.path must be no path with task 'stories': got there" in refusal(recipe, "data.path=there")
     assert load_recipe(recipe, ["data.task=jsonl", "data.path=there"]).data.path == Path("there")
 

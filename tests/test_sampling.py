@@ -109,7 +109,7 @@ def test_a_rollout_keeps_one_end_and_nothing_behind_it(
     rollouts = [r for group in draw(policy, tokenizer, prompts, n=16) for r in group]
     end = tokenizer.eos_token_id
     stops = {stop: [r for r in rollouts if r.stop is stop] for stop in StopReason}
-    assert min(map(len, stops.values())) > 2
+    assert all(stops.values())
     for rollout in stops[StopReason.END]:
         assert rollout.completion_ids.index(end) == len(rollout.completion_ids) - 1
     for rollout in stops[StopReason.LENGTH]:

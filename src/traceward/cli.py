@@ -295,6 +295,7 @@ def _quieten() -> None:
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
     }.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:

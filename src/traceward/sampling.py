@@ -54,6 +54,7 @@ def sample(
                 num_return_sequences=n,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
+                repetition_penalty=1.0,  # instruct models ship another one, which a trainer's rollouts do not have
                 **choice,
             )[:, padded["input_ids"].shape[1] :]
             rows = iter(out.tolist())

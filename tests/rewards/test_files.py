@@ -50,7 +50,7 @@ def refusal(directory: Path) -> str:
 @pytest.mark.parametrize("spec", [SPARSE, UnitSpec(every=7), DENSE])
 @pytest.mark.parametrize("head", list(Head))
 def test_scores_are_bit_identical_after_loading(
-    make_reward: MakeReward, traces: list[EncodedTrace], tmp_path: Path, head: Head, spec: UnitSpec, family: str
+    make_reward: MakeReward, traces: list[EncodedTrace], tmp_path: Path, *, head: Head, spec: UnitSpec, family: str
 ) -> None:
     # Fault 9: the trained body and the trained last layer both come back.
     reward = make_reward(head, spec, family=family, beta=0.25, dropout=0.3)

@@ -95,6 +95,17 @@ def test_the_exported_reward_does_not_depend_on_the_units_read(
 
 
 @pytest.mark.parametrize("head", BOTH)
+def test_the_exported_reward_alone_needs_no_reference(
+    make_reward: MakeReward, traces: list[EncodedTrace], head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = make_reward(head)
+    full = reward.score_encoded(traces)
+    if reward.reference is not None:
+        monkeypatch.setattr(reward.reference, "forward", None)
+    assert reward.score_encoded(traces, spec=None) == [ScoredTrace(s.exported) for s in full]
+
+
+@pytest.mark.parametrize("head", BOTH)
 def test_text_and_ids_of_a_trace_score_alike(
     make_reward: MakeReward, demonstrations: list[Demonstration], tokenizer: PreTrainedTokenizerBase, head: Head
 ) -> None:

@@ -33,8 +33,8 @@ class TraceScorer(Protocol):
     style: Format
     spec: UnitSpec
 
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]:
-        """One reading per trace, its unit logits at the units of `spec`."""
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = STEPS) -> list[ScoredTrace]:
+        """One reading per trace, its unit logits at the units of `spec` (None: no unit logits)."""
         ...
 
 
@@ -106,36 +106,40 @@ class RewardModel(nn.Module):
             ref_logprobs_BT = token_logprobs(self.reference, batch)  # noqa: N806
         return self.beta * (logprobs_BT - ref_logprobs_BT)
 
-    def readouts(self, batch: TraceBatch, trained: TraceBatch) -> tuple[Tensor, Tensor]:
-        """(B, U) unit logits at the units of `batch`, and (B,) the exported reward; one forward pass.
+    def readouts(self, trained: TraceBatch, batch: TraceBatch | None) -> tuple[Tensor, Tensor | None]:
+        """(B,) the exported reward, and (B, U) unit logits at the units of `batch` (None: not read).
 
-        `trained` holds the same traces with the units of training. log-ratio exports sum log p_phi over the
-        completion; scalar exports the mean logit over the units that it was trained at.
+        Both hold the same traces; `trained` has the units of training. log-ratio exports sum log p_phi over the
+        completion, without the reference, which is then not run; scalar exports the mean logit over trained units.
         """
         if self.reference is None:
-            values = scalar_values(self.backbone, batch)
+            values = scalar_values(self.backbone, trained)
             own = values.gather(1, trained.unit_end) * trained.unit_mask
             exported = own.sum(1) / trained.unit_mask.sum(1)
-            return values.gather(1, batch.unit_end) * batch.unit_mask, exported
-        logprobs = token_logprobs(self.backbone, batch)
-        exported = torch.where(batch.unit >= 0, logprobs, 0.0).sum(1)
-        return sum_by_unit(self._log_ratio(logprobs, batch), batch), exported
+            return exported, None if batch is None else values.gather(1, batch.unit_end) * batch.unit_mask
+        logprobs = token_logprobs(self.backbone, trained)
+        exported = torch.where(trained.unit >= 0, logprobs, 0.0).sum(1)
+        return exported, None if batch is None else sum_by_unit(self._log_ratio(logprobs, batch), batch)
 
     @torch.no_grad()
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]:
-        """Readouts of traces given as token ids, in order; always in evaluation mode."""
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = STEPS) -> list[ScoredTrace]:
+        """Readouts of traces given as token ids, in order; always in evaluation mode.
+
+        `spec` says at which units logits are read; None reads only the exported reward, which costs half.
+        """
         was_training = self.training
         self.eval()
-        found: list[ScoredTrace | None] = [None] * len(traces)
+        found: dict[int, ScoredTrace] = {}
         for rows in by_length(traces):
             some = [traces[row] for row in rows]
-            batch = self.batch(some, spec)
-            logits, exported = self.readouts(batch, batch if spec == self.spec else self.batch(some))
-            counts = batch.unit_mask.sum(1).tolist()
-            for row, count, values, value in zip(rows, counts, logits.tolist(), exported.tolist(), strict=True):
-                found[row] = ScoredTrace(value, tuple(values[:count]))
+            trained = self.batch(some)
+            batch = None if spec is None else trained if spec == self.spec else self.batch(some, spec)
+            exported, logits = self.readouts(trained, batch)
+            for at, (row, value) in enumerate(zip(rows, exported.tolist(), strict=True)):
+                units = [] if logits is None or batch is None else logits[at][batch.unit_mask[at]].tolist()
+                found[row] = ScoredTrace(value, tuple(units))
         self.train(was_training)
-        return [item for item in found if item is not None]
+        return [found[row] for row in range(len(traces))]
 
     def score(self, items: Sequence[tuple[Problem, Trace]]) -> list[ScoredTrace]:
         """Readouts of traces given as text: one logit per step, then one for the answer line where there is one."""

@@ -33,7 +33,7 @@ class LogProbScorer:
         self.segmenter = Segmenter(tokenizer)
 
     @torch.no_grad()
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]:
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = STEPS) -> list[ScoredTrace]:
         """Log-probabilities of traces given as token ids, in order."""
         found: dict[int, ScoredTrace] = {}
         context = getattr(self.model.config, "max_position_embeddings", None)
@@ -42,7 +42,7 @@ class LogProbScorer:
             batch = collate(
                 [traces[row] for row in rows],
                 self.segmenter,
-                spec,
+                spec or STEPS,
                 pad_id=self.tokenizer.pad_token_id or 0,
                 context=context,
             ).to(self.model.device)
@@ -64,6 +64,6 @@ class UniformScorer:
         self.spec = STEPS
         self.style = style
 
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec = STEPS) -> list[ScoredTrace]:  # noqa: ARG002
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = STEPS) -> list[ScoredTrace]:  # noqa: ARG002
         """Zeros, one per trace and one unit each, whatever `spec`."""
         return [ScoredTrace(0.0, (0.0,)) for _ in traces]

@@ -197,10 +197,11 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
     def _score(self, rollouts: list[Rollout]) -> Tensor:
         """(B,) the reward that each rollout trains with, by `config.credit`."""
         traces = [EncodedTrace(r.prompt_ids, r.completion_ids, r.problem_id) for r in rollouts]
-        scored = self.reward.score_encoded(traces, spec=self.reward.spec)
+        by_units = self.config.credit is Credit.TRACE_MEAN
+        scored = self.reward.score_encoded(traces, spec=self.reward.spec if by_units else None)
         exported = torch.tensor([s.exported for s in scored])
         self._log_metric("exported", exported.mean().item())
-        if self.config.credit is Credit.TRACE_MEAN:
+        if by_units:
             units = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.unit_logits) for s in scored], batch_first=True)
             counts = torch.tensor([len(s.unit_logits) for s in scored])
             mask = torch.arange(units.shape[1])[None] < counts[:, None]

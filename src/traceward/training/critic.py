@@ -37,6 +37,7 @@ class Critic:
         self.reward = reward
         self.settings = settings
         self.rng = random.Random(f"critic-{seed}")
+        self._dropout = random.Random(f"dropout-{seed}")  # of its own, so that batches are the same with and without
         shuffled = sorted(demonstrations, key=lambda d: d.problem.id)
         self.rng.shuffle(shuffled)
         held = max(2, round(settings.held_out * len(shuffled))) if settings.held_out and len(shuffled) > 3 else 0
@@ -143,7 +144,10 @@ class Critic:
         experts = self.rng.choices(self.expert, k=self.settings.positives)
         examples = self.positives(experts) + self.corruptions(experts, self.rng) + self.rollouts(self._draw(fresh))
         self.reward.train()
-        loss, logits, labels = self._loss(examples, self.settings.smoothing)
+        device = self.reward.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self._dropout.getrandbits(32))
+            loss, logits, labels = self._loss(examples, self.settings.smoothing)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.reward.backbone.parameters(), self.settings.grad_norm)

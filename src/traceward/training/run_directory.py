@@ -44,7 +44,7 @@ class RunDirectory:
         resolved = recipe.model_dump(mode="json")
         config = run.path / "config.json"
         if config.exists():
-            if json.loads(config.read_text(encoding="utf-8")) != resolved:
+            if run._config() != resolved:
                 raise RunError(
                     f"run directory must be of the same recipe: got another one in {path}; choose a new --out"
                 )
@@ -60,8 +60,17 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         """The resolved recipe the run was made with."""
+        return resolve(self._config(), where=str(self.path / "config.json"))
+
+    def _config(self) -> dict[str, Any]:
         path = self.path / "config.json"
-        return resolve(json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(f"run directory must hold config.json: got none in {self.path}; check the path") from error
+        except ValueError as error:
+            raise RunError(f"run directory must hold a whole config.json: got '{error}' in {path}; mend it") from error
+        return found
 
     def part(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage wrote, or None."""

@@ -1,0 +1,25 @@
+"""The first updates of the base model's pre-training, against literal losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from traceward.builtin.pretrain import build
+
+# Printed by: python -c "from pathlib import Path; from tempfile import mkdtemp as d; from traceward.builtin.pretrain
+# import build; print(build(Path(d()), Path(d()), steps=8, problems=256))" with OMP_NUM_THREADS=1.
+LOSSES = [6.8259, 6.4695, 6.0398, 5.7247, 5.4925, 5.3408, 5.2407, 5.1960]
+
+
+# TRL still says it in the words that transformers is about to drop.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing. is deprecated:FutureWarning")
+def test_the_first_losses_are_these(tmp_path: Path) -> None:
+    """Locks tokenizer, traces, batch order, architecture, start and schedule at once: a change of any shows here.
+
+    2e-3: kernels of other machines and versions of torch sum in another order, and the loss is logged rounded.
+    """
+    losses = build(tmp_path / "model", tmp_path / "trainer", steps=8, problems=256)
+    assert losses == pytest.approx(LOSSES, abs=2e-3)
+    assert (tmp_path / "model" / "model.safetensors").is_file()

@@ -1,0 +1,108 @@
+"""A small random policy, worked solutions of short problems, and rewards and critics on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import transformers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from traceward.data.formats import EncodedTrace, Format, completion_text, encode
+from traceward.data.tasks import stories
+from traceward.records import Demonstration, Granularity, Head, Rollout, Trace, UnitSpec
+from traceward.rewards.model import RewardModel, new_reward
+from traceward.training.critic import Critic
+from traceward.training.settings import CriticSettings
+
+MakePolicy = Callable[..., PreTrainedModel]
+MakeReward = Callable[..., RewardModel]
+MakeCritic = Callable[..., Critic]
+MakeRollout = Callable[[Demonstration, Trace], Rollout]
+
+
+@pytest.fixture(autouse=True)
+def _no_bars() -> None:
+    transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def demonstrations() -> list[Demonstration]:
+    """Ten short problems with worked solutions."""
+    return stories.demonstrations(10, seed=5, relations=(2, 2))
+
+
+@pytest.fixture(scope="session")
+def make_policy(tokenizer: PreTrainedTokenizerBase) -> MakePolicy:
+    """A random Llama: hidden 32, 2 layers."""
+
+    def make(*, seed: int = 0, spread: float = 0.02) -> PreTrainedModel:
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            initializer_range=spread,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return LlamaForCausalLM(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_reward(make_policy: MakePolicy, tokenizer: PreTrainedTokenizerBase) -> MakeReward:
+    """A reward at its start."""
+
+    def make(head: Head = Head.LOG_RATIO, spec: UnitSpec = UnitSpec(Granularity.INTERVAL)) -> RewardModel:  # noqa: B008
+        return new_reward(make_policy(), tokenizer, head=head, spec=spec, style=Format.PLAIN, seed=1)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_critic(make_reward: MakeReward, demonstrations: list[Demonstration]) -> MakeCritic:
+    """A critic with small batches; `settings` by name."""
+
+    def make(
+        reward: RewardModel | None = None,
+        *,
+        seed: int = 0,
+        items: Sequence[Demonstration] | None = None,
+        **settings: object,
+    ) -> Critic:
+        chosen = CriticSettings.model_validate({"positives": 4, "rollouts": 6, "learning_rate": 3e-3, **settings})
+        return Critic(reward or make_reward(), items or demonstrations, chosen, seed=seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def as_rollout(tokenizer: PreTrainedTokenizerBase) -> MakeRollout:
+    """The rollout a policy would have sampled, had it written this trace."""
+
+    def make(item: Demonstration, trace: Trace) -> Rollout:
+        ids = encode(item.problem, trace, Format.PLAIN, tokenizer)
+        return Rollout(item.problem.id, ids.prompt_ids, ids.completion_ids, completion_text(trace, Format.PLAIN))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rollouts(demonstrations: list[Demonstration], tokenizer: PreTrainedTokenizerBase) -> list[Rollout]:
+    """Three poor traces of each demonstration's question, all of them told apart by their words."""
+    found = []
+    for item in demonstrations:
+        for number in range(3):
+            trace = Trace((f"The left ball is red {number}.", "So the dance starts."), str(900 + number))
+            ids: EncodedTrace = encode(item.problem, trace, Format.PLAIN, tokenizer)
+            text = completion_text(trace, Format.PLAIN)
+            found.append(Rollout(item.problem.id, ids.prompt_ids, ids.completion_ids, text))
+    return found
