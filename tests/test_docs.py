@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def spelt(value: object) -> set[object]:
     return {f"`{value}`"}
 
 
-@pytest.mark.parametrize(("name", "model"), list(sections()), ids=lambda found: str(found))
+@pytest.mark.parametrize(("name", "model"), list(sections()), ids=str)
 def test_every_setting_is_on_the_page_with_its_default(name: str, model: type[BaseModel]) -> None:
     parts = re.split(r"^## \[(.+)\]$", PAGES["docs/recipes.md"], flags=re.MULTILINE)
     table = rows(dict(zip(parts[1::2], parts[2::2], strict=True))[name])
@@ -145,7 +146,7 @@ def test_commands_exist_with_their_options(page: str, tmp_path: Path) -> None:
             assert {word for word in rest if word.startswith("--")} <= options, (verb, rest)
             for word in (word for word in rest if word.startswith("recipes/")):
                 assert (ROOT / word).is_file()
-            for word in (after for flag, after in zip(rest, rest[1:], strict=False) if flag == "--set"):
+            for word in (after for flag, after in pairwise(rest) if flag == "--set"):
                 if "smooting" not in word:  # shown for its message
                     load_recipe(ROOT / "recipes/demo.toml", [word])
 
@@ -204,7 +205,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedT
     base = load_causal_lm(STORIES_BASE)
     new_reward(base, tokenizer, head=Head.LOG_RATIO, spec=UnitSpec(), style=Format.PLAIN).save(tmp_path / "reward")
     item = stories.demonstrations(1, seed=1)[0]
-    write_jsonl("traces.jsonl", [{"question": item.problem.question, "steps": list(item.trace.steps)}])
+    write_jsonl("traces.jsonl", [{"question": item.problem.question, "steps": list(item.trace.steps)}] * 201)
     return tmp_path
 
 
@@ -213,7 +214,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedT
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
 def test_python_blocks_run(page: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {"__name__": "page"}
-    for source, shown in re.findall(r"^```python\n(.*?)^```$(?:\n\n```\n(.*?)^```$)?", PAGES[page], re.S | re.M):
+    for source, shown in re.findall(r"^```python\n(.*?)^```$(?:\n\n```\n([^$].*?)^```$)?", PAGES[page], re.S | re.M):
         capsys.readouterr()
         exec(compile(source, page, "exec"), names)
         printed = capsys.readouterr().out

@@ -13,9 +13,8 @@ Prompts = list[tuple[str, tuple[int, ...]]]
 LENGTH = 12
 
 
-@pytest.fixture(scope="module")
-def policy(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A random Llama that likes to end: about one token in five is the end-of-sequence."""
+def random_llama(tokenizer: PreTrainedTokenizerBase, end: float) -> PreTrainedModel:
+    """A random Llama whose end-of-sequence has `end` more logit than other tokens."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -37,9 +36,21 @@ def policy(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         torch.nn.init.normal_(model.lm_head.weight, std=0.2)
         torch.nn.init.zeros_(model.lm_head.bias)
         with torch.no_grad():
-            model.lm_head.bias[tokenizer.eos_token_id] = 6.0
+            model.lm_head.bias[tokenizer.eos_token_id] = end
             model.lm_head.bias[tokenizer.pad_token_id] = -30.0
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def policy(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """It ends at about one token in five."""
+    return random_llama(tokenizer, 6.0)
+
+
+@pytest.fixture(scope="module")
+def steady(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Its greedy completions run on, so that they show what a position depends on."""
+    return random_llama(tokenizer, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +99,20 @@ def test_n_rollouts_of_each_prompt_in_order(
 
 
 def test_greedy_is_the_argmax_whatever_the_padding_and_the_seed(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompts
+    steady: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompts
 ) -> None:
     expected = []
     for _, prompt in prompts:
         row = list(prompt)
         for _ in range(LENGTH):
             with torch.no_grad():
-                row.append(int(policy(input_ids=torch.tensor([row])).logits[0, -1].argmax()))
+                row.append(int(steady(input_ids=torch.tensor([row])).logits[0, -1].argmax()))
             if row[-1] == tokenizer.eos_token_id:
                 break
         expected.append([tuple(row[len(prompt) :])])
+    assert len({found[0] for found in expected}) == len(prompts)
     for batch, seed in ((1, 1), (256, 1), (256, 2)):  # alone, and padded on the left beside longer prompts
-        assert ids(draw(policy, tokenizer, prompts, n=1, temperature=0, batch=batch, seed=seed)) == expected
+        assert ids(draw(steady, tokenizer, prompts, n=1, temperature=0, batch=batch, seed=seed)) == expected
 
 
 def test_a_rollout_keeps_one_end_and_nothing_behind_it(
@@ -120,11 +132,11 @@ def test_a_rollout_keeps_one_end_and_nothing_behind_it(
 
 
 def test_a_low_temperature_is_nearly_greedy(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompts
+    steady: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompts
 ) -> None:
-    greedy = ids(draw(policy, tokenizer, prompts, n=1, temperature=0))
-    assert ids(draw(policy, tokenizer, prompts, n=1, temperature=0.001)) == greedy
-    assert ids(draw(policy, tokenizer, prompts, n=1, top_p=1e-6)) == greedy
+    greedy = ids(draw(steady, tokenizer, prompts, n=1, temperature=0))
+    assert ids(draw(steady, tokenizer, prompts, n=1, temperature=0.001)) == greedy
+    assert ids(draw(steady, tokenizer, prompts, n=1, top_p=1e-6)) == greedy
 
 
 def test_a_models_own_generation_settings_take_no_part(
@@ -144,15 +156,15 @@ def test_a_models_own_generation_settings_take_no_part(
 
 @pytest.mark.parametrize("training", [True, False])
 def test_dropout_is_off_and_the_mode_is_given_back(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, training: bool
+    steady: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, training: bool
 ) -> None:
-    expected = ids(draw(policy.eval(), tokenizer, prompts, n=1, temperature=0))
-    policy.train(training)
+    expected = ids(draw(steady.eval(), tokenizer, prompts, n=1, temperature=0))
+    steady.train(training)
     try:
-        assert ids(draw(policy, tokenizer, prompts, n=1, temperature=0)) == expected
-        assert policy.training is training
+        assert ids(draw(steady, tokenizer, prompts, n=1, temperature=0)) == expected
+        assert steady.training is training
     finally:
-        policy.eval()
+        steady.eval()
 
 
 def test_no_prompts_give_no_rollouts(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
