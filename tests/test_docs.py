@@ -22,13 +22,13 @@ from traceward.builtin import STORIES_BASE
 from traceward.cli import app
 from traceward.config import Recipe, load_recipe
 from traceward.data import corruptions
-from traceward.data.formats import Format, completion_text
+from traceward.data.formats import Format, completion_text, parse_completion
 from traceward.data.jsonl import write_jsonl
 from traceward.data.tasks import stories
 from traceward.data.tasks.registry import stories_task
 from traceward.loading import load_causal_lm
 from traceward.objectives import advantages, discriminator
-from traceward.records import Head, UnitSpec
+from traceward.records import Head, Problem, UnitSpec, Verdict
 from traceward.rewards.model import new_reward
 from traceward.training.run_directory import RunDirectory
 from traceward.training.settings import Section
@@ -179,18 +179,20 @@ def test_every_key_of_the_results_is_on_its_page(tmp_path: Path) -> None:
 
 def test_the_table_of_corruptions_is_what_they_do() -> None:
     table = rows(PAGES["docs/data.md"])
-    item = stories.demonstrations(24, seed=1)[0]
-    before = completion_text(item.trace, Format.PLAIN).split("\n")
-    for step in (item.problem.question, *before):
-        assert step in PAGES["docs/data.md"]
+    shown = re.search(r"```\n(Hugo has .*\?)\n\n((?:\d .*\n)+)```", PAGES["docs/data.md"])
+    assert shown is not None
+    problem = Problem("shown", shown[1])
+    trace = parse_completion("\n".join(line[2:] for line in shown[2].splitlines()), Format.PLAIN)
+    assert stories.check(problem.question, trace) == Verdict(True, -1)
+    before = completion_text(trace, Format.PLAIN).split("\n")
     for kind, function in corruptions.REGISTRY.items():
-        found = function(item.problem, item.trace, random.Random(1))
+        found = function(problem, trace, random.Random(1))
         assert found is not None
         cells = table[kind]
         assert cells[2] == str(found.first_error), kind
-        shown = re.findall(r"`([^`]+)`", cells[1])
+        lines = re.findall(r"`([^`]+)`", cells[1])
         after = completion_text(found.trace, Format.PLAIN).split("\n")
-        assert shown == [line for line in after if line not in before or (kind == "steps-swap" and line in shown)], kind
+        assert lines == [line for line in after if line not in before or (kind == "steps-swap" and line in lines)], kind
 
 
 # ---- Python blocks ---------------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ def scripted(critic: Critic, monkeypatch: pytest.MonkeyPatch, losses: list[float
 
     def look(_examples: list[Example]) -> tuple[float, float]:
         seen.append(weights(critic))
-        return next(script), 0.5
+        loss = next(script)
+        return loss, 1 - loss
 
     monkeypatch.setattr(critic, "discrimination", look)
     return seen
@@ -38,12 +39,12 @@ def scripted(critic: Critic, monkeypatch: pytest.MonkeyPatch, losses: list[float
 def test_the_best_held_out_weights_are_kept(
     make_critic: MakeCritic, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    critic = make_critic(warmup_updates=40, check_every=2, patience=3)
+    critic = make_critic(warmup_updates=40, check_every=2, patience=3, warmup_at_least=0)
     looks = scripted(critic, monkeypatch, [0.9, 0.5, 0.4, 0.6, 0.4, 0.7])  # an equal loss is no better
     done = warm_up(critic, rollouts)
     assert done.kept == 4
     assert critic.updates == 10
-    assert done.stopped == "held-out loss did not fall for 6 updates"
+    assert done.stopped == "held-out AUROC did not rise for 6 updates"
     assert [row["step"] for row in done.rows] == list(range(11))
     assert equal(weights(critic), looks[2])
     assert not equal(looks[5], looks[2])
@@ -52,7 +53,7 @@ def test_the_best_held_out_weights_are_kept(
 def test_a_better_look_resets_the_patience(
     make_critic: MakeCritic, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    critic = make_critic(warmup_updates=5, check_every=1, patience=2)
+    critic = make_critic(warmup_updates=5, check_every=1, patience=2, warmup_at_least=0)
     looks = scripted(critic, monkeypatch, [0.9, 1.0, 0.8, 1.0, 0.7, 1.0])
     done = warm_up(critic, rollouts)
     assert (done.kept, done.stopped, len(looks)) == (4, "all updates done", 6)
@@ -61,7 +62,7 @@ def test_a_better_look_resets_the_patience(
 def test_a_warm_up_that_only_hurts_keeps_the_start(
     make_critic: MakeCritic, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    critic = make_critic(warmup_updates=20, check_every=1, patience=2)
+    critic = make_critic(warmup_updates=20, check_every=1, patience=2, warmup_at_least=0)
     before = weights(critic)
     scripted(critic, monkeypatch, [0.1, 0.2, 0.3])
     assert warm_up(critic, rollouts).kept == 0
@@ -72,7 +73,7 @@ def test_updates_that_hurt_on_held_out_questions_are_undone(
     make_critic: MakeCritic, demonstrations: list[Demonstration], as_rollout: Callable[..., Rollout]
 ) -> None:
     # Planted: on the held-out questions the rollouts are the experts' own traces, so a logit of 0 is best there.
-    critic = make_critic(corruptions=0.0, warmup_updates=30, check_every=2, patience=2)
+    critic = make_critic(corruptions=0.0, warmup_updates=30, check_every=2, patience=2, warmup_at_least=0)
     own = [as_rollout(d, d.trace) for d in critic.held_out]
     other = [as_rollout(a, b.trace) for a, b in zip(critic.expert, reversed(critic.expert), strict=True)]
     before = weights(critic)
@@ -85,7 +86,7 @@ def test_updates_that_hurt_on_held_out_questions_are_undone(
 
 
 def test_without_held_out_demonstrations_all_updates_run(make_critic: MakeCritic, rollouts: list[Rollout]) -> None:
-    critic = make_critic(held_out=0.0, warmup_updates=7, check_every=1, patience=1)
+    critic = make_critic(held_out=0.0, warmup_updates=7, check_every=1, patience=1, warmup_at_least=0)
     done = warm_up(critic, rollouts)
     assert (done.kept, critic.updates, done.stopped) == (7, 7, "all updates done")
     assert not any("held_out_loss" in row for row in done.rows)

@@ -114,8 +114,11 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self.reward = reward
         self.critic = critic
         self.config = config
+        # Held-out demonstrations stay out: their rollouts would be negatives of questions without positives.
+        learned_from = demonstrations if critic is None else critic.expert
+        self.learned_from = {d.problem.id for d in learned_from}
         self.demonstration_prompts = [
-            (d.problem.id, encode_prompt(d.problem, reward.style, tokenizer)) for d in demonstrations
+            (d.problem.id, encode_prompt(d.problem, reward.style, tokenizer)) for d in learned_from
         ]
         self._ids: tuple[list[list[int]], list[list[int]]] = ([], [])
         self._advantages = torch.zeros(0)
@@ -140,7 +143,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *_texts: list[Any]) -> Tensor:
         rollouts = self._rollouts(inputs)
-        if self.critic is not None and self.model.training:
+        if self.critic is not None and self.config.critic_updates and self.model.training:
             self._update_critic(rollouts)
         rewards = self._score(rollouts).to(self.accelerator.device)
         self._advantages = batch_scaled(group_centred(rewards, self.config.group))
@@ -173,7 +176,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         then share their questions, and the question cannot tell them apart."""
         assert self.critic is not None
         for _ in range(self.config.critic_updates):
-            fresh = [r for r in rollouts if r.problem_id in self.critic.answers]
+            fresh = [r for r in rollouts if r.problem_id in self.learned_from]
             missing = self.critic.settings.rollouts // 2 - len(fresh)
             if missing > 0:
                 count = -(-missing // 4)

@@ -46,12 +46,14 @@ class CriticSettings(Section):
     label_source: LabelSource = LabelSource.DEMONSTRATIONS
     demonstrations: int | None = Field(default=None, ge=4)
     """The discriminator learns from at most so many of the demonstrations; left out: all."""
-    warmup_updates: int = Field(default=60, ge=0)
+    warmup_updates: int = Field(default=40, ge=0)
     """Most updates before the policy moves; early stop on held-out demonstrations may end it sooner."""
+    warmup_at_least: int = Field(default=20, ge=0)
+    """Updates that early stopping never takes away."""
     check_every: int = Field(default=5, ge=1)
     """Updates between two looks at the held-out demonstrations."""
     patience: int = Field(default=4, ge=1)
-    """Looks without a better held-out loss before warm-up stops; the best weights are kept."""
+    """Looks without a better held-out AUROC before warm-up stops; the best weights are kept."""
     held_out: float = Field(default=0.2, ge=0, lt=1)
     """Share of the demonstrations (at least two) kept for that look; 0 turns early stopping off."""
     positives: int = Field(default=16, ge=1)
@@ -64,7 +66,7 @@ class CriticSettings(Section):
     """Kinds left out, by name."""
     rollouts_per_question: int = Field(default=16, ge=1)
     """Samples of the start policy on each demonstration's question, for warm-up."""
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     head_learning_rate: float = Field(default=5e-3, gt=0)
     """For the new last layer of a scalar head, which starts from nothing."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -81,7 +83,7 @@ class SFTSettings(Section):
 
     steps: int = Field(default=60, ge=1)
     batch: int = Field(default=16, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     """Peak of a cosine schedule."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)

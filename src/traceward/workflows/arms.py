@@ -88,8 +88,11 @@ def _scorer(
     learned = RewardModel.load(run.path / "reward")
     if name is Arm.REWARD_FROZEN:
         return learned, None, frozen
-    critic = Critic(learned, judged_demonstrations(task, recipe), recipe.critic, seed=seed)
-    critic.remember(read_rollouts(run.path / "data" / "rollouts.jsonl"))
+    # The seed of the warm-up: the same demonstrations stay held out.
+    critic = Critic(learned, judged_demonstrations(task, recipe), recipe.critic, seed=recipe.run.seed)
+    learned_from = {d.problem.id for d in critic.expert}
+    first = read_rollouts(run.path / "data" / "rollouts.jsonl")
+    critic.remember([rollout for rollout in first if rollout.problem_id in learned_from])
     return learned, critic, recipe.adversarial
 
 

@@ -107,7 +107,7 @@ def learn_reward(
     reward = new_reward(
         model, tokenizer, head=head, spec=spec, style=recipe.data.format, beta=recipe.reward.beta, seed=seed
     )
-    critic = Critic(reward, judged_demonstrations(task, recipe), recipe.critic, seed=seed)
+    critic = Critic(reward, judged_demonstrations(task, recipe), recipe.critic, seed=recipe.run.seed)
     with run.metrics(stage) as metrics:
         done = warm_up(critic, read_rollouts(run.path / "data" / "rollouts.jsonl"), log=metrics.log)
     aurocs = [row["held_out_auroc"] for row in done.rows if row["step"] == done.kept and "held_out_auroc" in row]
