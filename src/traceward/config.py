@@ -45,7 +45,7 @@ class RunSettings(Section):
     variants: tuple[str, ...] = ()
     """Further rewards for the comparison table: HEAD:GRANULARITY, with ":no-corruptions" or ":no-operator-flip"."""
     workers: int = Field(default=0, ge=0)
-    """Processes that work at once; 0 = one per two arms on a GPU machine, else one per core, two at most."""
+    """Processes that work at once; 0 = one where there is a GPU, else one per core, two at most."""
 
 
 class DataSettings(Section):

@@ -29,6 +29,17 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_policy(model: str | Path, tokenizer: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model with its tokenizer. Raises ConfigError where they do not belong together."""
+    policy, words = load_causal_lm(model), load_tokenizer(tokenizer)
+    rows = policy.get_input_embeddings().num_embeddings
+    if len(words) > rows:
+        raise ConfigError(
+            f"tokenizer must fit the model's {rows} tokens: got {len(words)} in '{tokenizer}'; use the model's own"
+        )
+    return policy, words
+
+
 def load_causal_lm(name: str | Path) -> PreTrainedModel:
     """A causal language model in evaluation mode, float32, on the accelerator where there is one."""
     from transformers import AutoModelForCausalLM

@@ -352,10 +352,10 @@ def test_thin_keeps_all_points_or_their_means(values: list[float], limit: int) -
 
 def test_policy_stages_share_panels_and_others_stand_alone() -> None:
     rows = [{"stage": stage, "step": 1, "kl": 0.1} for stage in ("sft", "adversarial", "majority_consensus")]
-    rows += [{"stage": "adversarial", "step": 2, "reward_expert": 1.0, "reward_rollout": -1.0, "odd": 3, "note": "x"}]
+    rows += [{"stage": "adversarial", "step": 2, "logit_expert": 1.0, "logit_rollout": -1.0, "odd": 3, "note": "x"}]
     curves = dict(stage_curves(rows))
     assert list(curves) == ["Fine-tuning on the demonstrations", "Training the policy"]
     panels = dict(curves["Training the policy"])
-    assert list(panels) == ["Reward of expert and rollout", "KL to the reference", "odd"]
+    assert list(panels) == ["Logit of expert and rollout", "KL to the reference", "odd"]
     assert "Adversarial" in panels["KL to the reference"]
     assert "Majority consensus" in panels["KL to the reference"]

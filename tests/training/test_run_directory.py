@@ -121,7 +121,7 @@ def test_a_trainers_logs_come_under_our_names(tmp_path: Path, recipe: Recipe) ->
         "step": 4,
         "loss": 0.5,
         "completion_length": 7.0,
-        "critic_accuracy": 0.75,
+        "accuracy": 0.75,
     }
 
 

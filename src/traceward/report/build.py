@@ -43,9 +43,9 @@ CLAIMS = (("rerank", "reward"), ("localise", "reward"), ("policy", "adversarial"
 # Panels of metrics.jsonl: title, fields that share one axis. A field named nowhere here gets a panel of its own.
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Loss", ("loss",)),
-    ("Held-out AUROC", ("auroc_held_out",)),
+    ("Held-out AUROC", ("held_out_auroc",)),
     ("Accuracy", ("accuracy",)),
-    ("Reward of expert and rollout", ("reward_expert", "reward_rollout")),
+    ("Logit of expert and rollout", ("logit_expert", "logit_rollout")),
     ("Completion length, tokens", ("completion_length",)),
     ("KL to the reference", ("kl",)),
     ("Entropy", ("entropy",)),
@@ -277,8 +277,8 @@ def _panels(
         for stage, name, xs, ys in found:
             method = methods.get(stage, Method(stage, "", Kind.OURS))
             words = [method.label] * (sharing or (len(stages) > 1 and len(found) == 1))
-            words += [name.removeprefix("reward_")] if len(found) > 1 and len(names) > 1 else []
-            kind = Kind.RIVAL if name == "reward_expert" else method.kind
+            words += [name.removeprefix("logit_")] if len(found) > 1 and len(names) > 1 else []
+            kind = Kind.RIVAL if name == "logit_expert" else method.kind
             series.append(Series(" ".join(words) or plain_text(ys[-1]), xs, ys, kind))
         last = ", ".join(f"{one.label} {plain_text(one.ys[-1] or 0)}" for one in series)
         svg = line_figure(

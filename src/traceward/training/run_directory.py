@@ -156,7 +156,11 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         """Write the row under our names; what has none is left out."""
         logs = logs or {}
         row = {ours: float(logs[theirs]) for theirs, ours in self.NAMES.items() if theirs in logs}
-        row |= {key.replace("/", "_"): float(value) for key, value in logs.items() if key.startswith("critic/")}
+        # The critic's own figures keep the names of warm-up; loss and gradient would be mistaken for the policy's.
+        for key, value in logs.items():
+            if key.startswith("critic/"):
+                name = key.removeprefix("critic/")
+                row[f"critic_{name}" if name in row else name] = float(value)
         if row:
             self.metrics.log({"step": state.global_step, **row})
 

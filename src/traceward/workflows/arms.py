@@ -51,7 +51,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 callbacks=callbacks,
             )
         else:
-            scorer, critic, config = _scorer(run, recipe, task, name, seed)
+            scorer, critic, config = _scorer(run, recipe, task, name)
             AdversarialTrainer(
                 policy=model,
                 tokenizer=tokenizer,
@@ -71,9 +71,9 @@ def arm(run: RunDirectory, name: Arm) -> None:
 
 
 def _scorer(
-    run: RunDirectory, recipe: Recipe, task: Task, name: Arm, seed: int
+    run: RunDirectory, recipe: Recipe, task: Task, name: Arm
 ) -> tuple[TraceScorer, Critic | None, AdversarialConfig]:
-    from traceward.loading import load_causal_lm, load_tokenizer
+    from traceward.loading import load_policy
     from traceward.rewards.model import RewardModel
     from traceward.rewards.rivals import LogProbScorer, UniformScorer
     from traceward.training.critic import Critic
@@ -84,7 +84,7 @@ def _scorer(
         return UniformScorer(recipe.data.format), None, vote
     if name is Arm.SFT_LOGPROB_CONSENSUS:
         tuned = run.path / "policies" / "sft"
-        return LogProbScorer(load_causal_lm(tuned), load_tokenizer(tuned), recipe.data.format), None, vote
+        return LogProbScorer(*load_policy(tuned, tuned), recipe.data.format), None, vote
     learned = RewardModel.load(run.path / "reward")
     if name is Arm.REWARD_FROZEN:
         return learned, None, frozen
@@ -98,7 +98,7 @@ def _scorer(
 
 def measure(run: RunDirectory, name: str) -> None:
     """Measure a policy that needs no further training: `base` or `sft`."""
-    from traceward.loading import load_causal_lm, load_tokenizer
+    from traceward.loading import load_policy
     from traceward.workflows.measure import measure_policy
 
     recipe = run.recipe()
@@ -106,5 +106,5 @@ def measure(run: RunDirectory, name: str) -> None:
         model, tokenizer = start_policy(run)
     else:
         place = run.path / "policies" / name
-        model, tokenizer = load_causal_lm(place), load_tokenizer(place)
+        model, tokenizer = load_policy(place, place)
     run.finish(f"measure-{name}", measure_policy(model, tokenizer, load_task(recipe), recipe))

@@ -87,10 +87,9 @@ def policy_places(run: RunDirectory) -> tuple[str, str]:
 
 def start_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model all policies start from, freshly loaded."""
-    from traceward.loading import load_causal_lm, load_tokenizer
+    from traceward.loading import load_policy
 
-    model, tokenizer = policy_places(run)
-    return load_causal_lm(model), load_tokenizer(tokenizer)
+    return load_policy(*policy_places(run))
 
 
 def save_policy(run: RunDirectory, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -18,7 +18,7 @@ from traceward.evaluation.rerank import RerankGroup, rerank_curve, rerank_table
 from traceward.evaluation.statistics import Estimate, auroc, length_controlled_auroc, length_correlation
 from traceward.records import Head, Rollout, ScoredTrace, Trace, Verdict
 from traceward.training.run_directory import RunDirectory
-from traceward.workflows.inputs import load_task, policy_places, read_rollouts
+from traceward.workflows.inputs import load_task, read_rollouts, start_policy
 
 if TYPE_CHECKING:
     from traceward.rewards.model import RewardModel, TraceScorer
@@ -155,7 +155,7 @@ def judge_reward(run: RunDirectory, reward: RewardModel) -> dict[str, Any]:
 
 def judge_run(run: RunDirectory) -> dict[str, Any]:
     """All figures of the run's own reward beside base and SFT log-prob; writes examples.jsonl."""
-    from traceward.loading import load_causal_lm, load_tokenizer
+    from traceward.loading import load_policy
     from traceward.rewards.model import RewardModel
     from traceward.rewards.rivals import LogProbScorer
 
@@ -163,14 +163,13 @@ def judge_run(run: RunDirectory) -> dict[str, Any]:
     task = load_task(recipe)
     samples = read_samples(run, task, recipe)
     style = recipe.data.format
-    model, tokenizer = policy_places(run)
     scorers: dict[str, TraceScorer] = {
         "reward": RewardModel.load(run.path / "reward"),
-        "base_logprob": LogProbScorer(load_causal_lm(model), load_tokenizer(tokenizer), style),
+        "base_logprob": LogProbScorer(*start_policy(run), style),
     }
     tuned = run.path / "policies" / "sft"
     if run.part("sft") is not None:
-        scorers["sft_logprob"] = LogProbScorer(load_causal_lm(tuned), load_tokenizer(tuned), style)
+        scorers["sft_logprob"] = LogProbScorer(*load_policy(tuned, tuned), style)
     scores = score_all(scorers, samples)
     write_jsonl(run.path / "examples.jsonl", examples(samples, scores["reward"], task, recipe))
     return judge_samples(samples, scores, recipe.evaluation.samples)

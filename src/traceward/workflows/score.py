@@ -19,7 +19,7 @@ from traceward.data.segmentation import split_steps
 from traceward.data.traces import TraceRecord, read_traces
 from traceward.errors import DataError
 from traceward.evaluation.localise import increments
-from traceward.loading import load_causal_lm, load_tokenizer
+from traceward.loading import load_policy
 from traceward.records import Head, ScoredTrace, StopReason, Trace
 from traceward.rewards.model import RewardModel
 from traceward.rewards.rivals import LogProbScorer
@@ -55,8 +55,8 @@ def silent(_what: str, _done: int, _total: int) -> None:
 def open_policy(place: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer from a directory, a hub name or `builtin:stories`."""
     if place == "builtin:stories":
-        return load_causal_lm(STORIES_BASE), load_tokenizer(TOKENIZER)
-    return load_causal_lm(place), load_tokenizer(place)
+        return load_policy(STORIES_BASE, TOKENIZER)
+    return load_policy(place, place)
 
 
 def open_scorers(reward: Path, rivals: Mapping[str, str | None]) -> dict[str, Scorer]:
