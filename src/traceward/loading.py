@@ -62,7 +62,16 @@ def _load(auto_class: type, name: str | Path, **options: object) -> PreTrainedMo
         model: PreTrainedModel = auto_class.from_pretrained(name, dtype=torch.float32, **options)  # type: ignore[attr-defined]
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of other sizes
         raise ConfigError(_cannot_open("model", name, error)) from error
+    _own_memory(model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _own_memory(model: PreTrainedModel) -> None:
+    """Move weights out of the mapped file, where they start at any byte: a matrix product's last bit depends on how
+    its operands are aligned, and a reward must score the same bit for bit as the one that was saved. The file may
+    also be replaced while the model lives."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def _cannot_open(what: str, name: str | Path, error: Exception) -> str:

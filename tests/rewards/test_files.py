@@ -71,8 +71,11 @@ def test_the_directories_are_plain_transformers_models(
         reward = make_reward(head).eval()
         reward.save(tmp_path / head)
         model = auto.from_pretrained(tmp_path / head / "model").eval()
+        ours = reward.backbone.state_dict()
+        assert all(torch.equal(weight, ours[name]) for name, weight in model.state_dict().items())
+        # Not to the last bit: weights that stay in a mapped file are not aligned as ours are.
         with torch.no_grad():
-            assert torch.equal(model(input_ids=ids).logits, reward.backbone(input_ids=ids).logits)
+            torch.testing.assert_close(model(input_ids=ids).logits, reward.backbone(input_ids=ids).logits)
 
 
 def test_the_card_says_what_the_reward_is(make_reward: MakeReward, tmp_path: Path) -> None:

@@ -370,6 +370,22 @@ def test_a_planted_reward_is_learned(make_trainer: MakeTrainer) -> None:
     assert sum(exported[-3:]) / 3 > 0.75
 
 
+def test_a_step_is_the_same_in_one_backward_pass_or_several(make_trainer: MakeTrainer, make_policy: MakePolicy) -> None:
+    norms = []
+    for share in (8, 3):  # 8 rollouts: at once, and in four parts of two
+        rows = Rows()
+        trainer = make_trainer(
+            make_policy(spread=0.3),
+            config={"rollouts_per_backward": share, "kl": 0.1, "max_new_tokens": 24},
+            callbacks=[rows],
+        )
+        trainer.train()
+        norms.append([row["grad_norm"] for row in rows.rows if "grad_norm" in row])
+    assert len(norms[0]) == 3
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+    assert trainer.args.gradient_accumulation_steps == 4
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 

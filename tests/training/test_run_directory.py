@@ -11,7 +11,8 @@ import pytest
 
 from traceward.config import Recipe, resolve
 from traceward.errors import RunError
-from traceward.training.run_directory import MetricsCallback, RunDirectory, command_line
+from traceward.training.callbacks import MetricsCallback
+from traceward.training.run_directory import RunDirectory, command_line
 
 
 @pytest.fixture

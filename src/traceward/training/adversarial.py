@@ -41,7 +41,9 @@ def grpo_arguments(config: AdversarialConfig, directory: Path, *, seed: int) -> 
     return GRPOConfig(
         output_dir=str(directory),
         max_steps=config.steps,
-        per_device_train_batch_size=rollouts,
+        per_device_train_batch_size=rollouts // config.parts,
+        gradient_accumulation_steps=config.parts,
+        steps_per_generation=config.parts,
         num_generations=config.group,
         max_completion_length=config.max_new_tokens,
         temperature=config.temperature,

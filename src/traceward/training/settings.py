@@ -96,6 +96,8 @@ class AdversarialConfig(Section):
     questions_per_step: int = Field(default=24, ge=1)
     group: int = Field(default=8, ge=2)
     """Rollouts of one question (G)."""
+    rollouts_per_backward: int = Field(default=48, ge=1)
+    """Rollouts of a step that go forward and backward at once; fewer need less memory and give the same step."""
     credit: Credit = Credit.CONSENSUS
     critic_updates: int = Field(default=1, ge=0)
     """Discriminator updates per policy step; 0 freezes the reward after warm-up."""
@@ -110,3 +112,10 @@ class AdversarialConfig(Section):
     """consensus only: temperature of the softmax over exported rewards that weighs the votes."""
     clip: float = Field(default=5.0, gt=0)
     """Rewards are cut to +- this before they become advantages (trace-mean)."""
+
+    @property
+    def parts(self) -> int:
+        """How many equal parts a step's rollouts go backward in: the fewest that keep to `rollouts_per_backward`."""
+        rollouts = self.questions_per_step * self.group
+        return next(n for n in range(1, rollouts + 1) if rollouts % n == 0 and rollouts // n <= self.rollouts_per_backward)
+

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from traceward.config import Arm, Recipe
 from traceward.data.tasks.registry import Task
 from traceward.records import Credit
-from traceward.training.run_directory import MetricsCallback, RunDirectory
+from traceward.training.run_directory import RunDirectory
 from traceward.training.settings import AdversarialConfig
 from traceward.workflows.inputs import (
     judged_demonstrations,
@@ -27,6 +27,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
     """Train one policy on the questions, from the start policy, and measure it."""
     from traceward.training.adversarial import AdversarialTrainer
     from traceward.training.baselines import outcome_rl
+    from traceward.training.callbacks import MetricsCallback
     from traceward.workflows.measure import CurveCallback, measure_policy
 
     recipe = run.recipe()

@@ -13,7 +13,7 @@ from traceward.config import Arm, Recipe
 from traceward.data.demonstrations import fingerprint
 from traceward.data.formats import encode
 from traceward.records import Granularity, Head, UnitSpec
-from traceward.training.run_directory import MetricsCallback, RunDirectory
+from traceward.training.run_directory import RunDirectory
 from traceward.workflows.arms import arm, measure
 from traceward.workflows.inputs import (
     judged_demonstrations,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 def pretrain(run: RunDirectory) -> None:
     """`policy.path = "scratch"`: a tokenizer and a small model of the demonstrations' text, questions included."""
     from traceward.builtin.small import train_scratch
+    from traceward.training.callbacks import MetricsCallback
 
     recipe = run.recipe()
     task = load_task(recipe)
@@ -53,6 +54,7 @@ def pretrain(run: RunDirectory) -> None:
 def sft(run: RunDirectory) -> None:
     """Supervised fine-tuning on the demonstrations."""
     from traceward.training.baselines import supervised_fine_tune
+    from traceward.training.callbacks import MetricsCallback
 
     recipe = run.recipe()
     task = load_task(recipe)
@@ -172,6 +174,13 @@ def pairs(run: RunDirectory) -> None:
     from traceward.workflows.pairs import matched_pairs
 
     matched_pairs(run)
+
+
+def gpu_present() -> bool:
+    """Asked in a worker: the process that orders the stages stays small, without torch."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def die_with(parent: int) -> None:

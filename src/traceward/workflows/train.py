@@ -20,7 +20,7 @@ from traceward.training.run_directory import RunDirectory, command_line
 from traceward.workflows.inputs import load_task
 from traceward.workflows.progress import StageProgress
 from traceward.workflows.results import write_results
-from traceward.workflows.stages import run_stage
+from traceward.workflows.stages import gpu_present, run_stage
 
 
 def run_recipe(
@@ -86,15 +86,9 @@ def part_name(stage: str) -> str:
     return stage.replace(":", "-")
 
 
-def worker_count(recipe: Recipe, stages: int) -> int:
-    """Processes at once: as asked, else one per core up to two; a GPU is not shared."""
-    import torch
-
-    if recipe.run.workers:
-        return min(recipe.run.workers, stages)
-    if torch.cuda.is_available():
-        return 1
-    return max(1, min(2, stages, os.cpu_count() or 1))
+def most_workers(recipe: Recipe, stages: int) -> int:
+    """Processes at once where there is no GPU: as asked, else one per core up to two."""
+    return min(recipe.run.workers or min(2, os.cpu_count() or 1), stages)
 
 
 def _work(run: RunDirectory, stages: dict[str, tuple[str, ...]]) -> None:
@@ -104,7 +98,7 @@ def _work(run: RunDirectory, stages: dict[str, tuple[str, ...]]) -> None:
     waiting = [stage for stage in stages if stage not in done]
     if not waiting:
         return
-    workers = worker_count(recipe, len(waiting))
+    workers = most_workers(recipe, len(waiting))
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // workers))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited: OpenMP reads it when a worker starts
     running: dict[Future[None], str] = {}
@@ -112,6 +106,8 @@ def _work(run: RunDirectory, stages: dict[str, tuple[str, ...]]) -> None:
     # No fork: the libraries below hold threads.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, progress:
         try:
+            if not recipe.run.workers and pool.submit(gpu_present).result():
+                workers = 1  # a GPU is not shared
             while waiting or running:
                 for stage in [s for s in waiting if done.issuperset(stages[s])]:
                     if len(running) >= workers:
