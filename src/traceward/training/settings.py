@@ -117,5 +117,6 @@ class AdversarialConfig(Section):
     def parts(self) -> int:
         """How many equal parts a step's rollouts go backward in: the fewest that keep to `rollouts_per_backward`."""
         rollouts = self.questions_per_step * self.group
-        return next(n for n in range(1, rollouts + 1) if rollouts % n == 0 and rollouts // n <= self.rollouts_per_backward)
-
+        return next(
+            n for n in range(1, rollouts + 1) if rollouts % n == 0 and rollouts // n <= self.rollouts_per_backward
+        )

@@ -109,7 +109,7 @@ def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4)) -> Story
         values = {names[0]: rng.randint(3, 15)}
         facts = [Fact(names[0], values[names[0]])]
         for name in names[1:]:
-            known = facts[-1].name if rng.random() < 0.8 else rng.choice(facts).name
+            known = facts[-1].name
             relation = rng.choice(HARD) if len(facts) - 1 == hard else Relation.MORE
             amount = 2 if relation is Relation.TWICE else rng.randint(2, 9)
             values[name] = _apply(values[known], _OPERATION[relation], amount)
