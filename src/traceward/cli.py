@@ -188,7 +188,8 @@ def localise(
     base: Base = None,
     sft: Sft = None,
     threshold: Annotated[
-        float | None, typer.Option(help="The first step with a score below it is wrong; left out: the largest drop.")
+        float | None,
+        typer.Option(help="The first step whose suspicion is above it is wrong; left out: the most suspicious step."),
     ] = None,
     tune: Annotated[Path | None, typer.Option(help="Other labelled traces to choose the threshold on.")] = None,
     too_long: Long = TooLong.ERROR,

@@ -132,7 +132,10 @@ class ScoredTrace:
 
     exported: the number that reranks and weighs votes (high = expert).
     unit_logits: one per unit of the granularity it was read at, in order.
+    unit_lows: the lowest token value inside each of these units, for a head that gives tokens values of their own
+    (log-ratio, log-prob), else empty.
     """
 
     exported: float
     unit_logits: tuple[float, ...] = field(default=())
+    unit_lows: tuple[float, ...] = field(default=())

@@ -39,6 +39,8 @@ _NAMES = {
     "majority": "majority vote",
     "base_logprob": "base log-prob",
     "sft_logprob": "SFT log-prob",
+    "base_logprob_token": "base least likely token",
+    "sft_logprob_token": "SFT least likely token",
     "shortest": "shortest",
     "expected_random": "random (exact mean)",
     "oracle": "oracle",

@@ -30,8 +30,10 @@ from traceward.evaluation.localise import (
     processbench_by_subset,
     processbench_f1,
     suspicion,
+    suspicions,
     tune_threshold,
 )
+from traceward.evaluation.scorer import REWARD
 from traceward.records import Head, Problem, ScoredTrace, Trace
 
 NAN = float("nan")
@@ -53,31 +55,48 @@ def measured(table: LocaliseTable, name: str) -> LocaliseRow:
 # --- signs ------------------------------------------------------------------------------------------------------------
 
 
+def read(logits: Sequence[float], lows: Sequence[float] = ()) -> ScoredTrace:
+    return ScoredTrace(0.0, tuple(logits), tuple(lows))
+
+
+def test_one_bad_token_makes_a_step_suspicious_whatever_the_others_gain() -> None:
+    # Step 0 gains 5 and loses 4 in one token; step 1 loses 1 in two small drops.
+    found = read([1.0, -1.0], [-4.0, -0.6])
+    assert suspicion(Head.LOG_RATIO, found).tolist() == [4.0, 0.6]
+    assert predict_first_error(suspicion(Head.LOG_RATIO, found)) == 0
+    assert suspicions(REWARD, Head.LOG_RATIO, found) == {REWARD: (4.0, 0.6)}
+
+
+def test_a_log_prob_is_read_both_ways() -> None:
+    rows = suspicions("base_logprob", Head.LOG_RATIO, read([-5.0, -6.0], [-4.0, -1.0]))
+    assert rows == {"base_logprob": (5.0, 6.0), "base_logprob_token": (4.0, 1.0)}
+
+
 def test_a_log_ratio_logit_is_an_increment_and_a_scalar_logit_a_level() -> None:
     logits = [2.0, 3.0, -1.0, -1.5]
     assert increments(Head.LOG_RATIO, logits).tolist() == logits
     assert increments(Head.SCALAR, logits).tolist() == [2.0, 1.0, -4.0, -0.5]
-    assert suspicion(Head.LOG_RATIO, logits).tolist() == [-2.0, -3.0, 1.0, 1.5]
-    assert suspicion(Head.SCALAR, logits).tolist() == [-2.0, -1.0, 4.0, 0.5]
+    assert suspicion(Head.LOG_RATIO, read(logits)).tolist() == [-2.0, -3.0, 1.0, 1.5]
+    assert suspicion(Head.SCALAR, read(logits)).tolist() == [-2.0, -1.0, 4.0, 0.5]
 
 
 def test_the_heads_name_different_steps_of_the_same_logits() -> None:
     logits = [2.0, 3.0, -1.0, -1.5]
-    assert predict_first_error(suspicion(Head.SCALAR, logits)) == 2  # the largest drop
-    assert predict_first_error(suspicion(Head.LOG_RATIO, logits)) == 3  # the minimum
-    assert predict_first_error(suspicion(Head.LOG_RATIO, logits), threshold=0.0) == 2  # the first below 0
+    assert predict_first_error(suspicion(Head.SCALAR, read(logits))) == 2  # the largest drop
+    assert predict_first_error(suspicion(Head.LOG_RATIO, read(logits))) == 3  # the minimum
+    assert predict_first_error(suspicion(Head.LOG_RATIO, read(logits)), threshold=0.0) == 2  # the first below 0
 
 
 def test_the_first_level_of_a_scalar_head_drops_from_zero() -> None:
-    assert predict_first_error(suspicion(Head.SCALAR, [-5.0, -6.0, -6.5])) == 0
-    assert predict_first_error(suspicion(Head.SCALAR, [5.0, 4.5, 4.4])) == 1
+    assert predict_first_error(suspicion(Head.SCALAR, read([-5.0, -6.0, -6.5]))) == 0
+    assert predict_first_error(suspicion(Head.SCALAR, read([5.0, 4.5, 4.4]))) == 1
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=9))
 def test_levels_are_the_running_sum_of_increments(logits: list[float]) -> None:
     assert increments(Head.SCALAR, logits).cumsum() == pytest.approx(np.array(logits), abs=1e-9)
     for head in Head:
-        assert (suspicion(head, logits) == -increments(head, logits)).all()
+        assert (suspicion(head, read(logits)) == -increments(head, logits)).all()
 
 
 def test_an_unlikely_step_and_an_uncertain_step_are_suspicious() -> None:

@@ -12,7 +12,7 @@ from traceward.data.formats import EncodedTrace
 from traceward.data.segmentation import Segmenter
 from traceward.errors import DataError
 from traceward.records import Granularity, UnitSpec
-from traceward.rewards.batches import TraceBatch, by_length, collate, sum_by_unit
+from traceward.rewards.batches import TraceBatch, by_length, collate, lowest_by_unit, sum_by_unit
 
 STEPS = UnitSpec(Granularity.INTERVAL)
 SPECS = [UnitSpec(Granularity.SPARSE), STEPS, UnitSpec(every=4), UnitSpec(Granularity.DENSE)]
@@ -88,7 +88,7 @@ def test_by_length_puts_as_many_together_as_fit() -> None:
     assert list(by_length(traces, tokens=12)) == [[1], [0, 2, 3]]
 
 
-def test_sum_by_unit_by_hand() -> None:
+def test_sums_and_lowest_tokens_by_hand() -> None:
     batch = TraceBatch(
         input_ids=torch.zeros(2, 5, dtype=torch.long),
         attention_mask=torch.ones(2, 5, dtype=torch.long),
@@ -98,6 +98,7 @@ def test_sum_by_unit_by_hand() -> None:
     )
     values = torch.tensor([[100.0, 1.0, 2.0, 4.0, 100.0], [100.0, 100.0, 8.0, 16.0, 32.0]])
     assert sum_by_unit(values, batch).tolist() == [[3.0, 4.0], [56.0, 0.0]]
+    assert lowest_by_unit(values, batch).tolist() == [[1.0, 4.0], [8.0, 0.0]]
 
 
 def test_sum_by_unit_ignores_what_is_off_the_completion_even_infinities(segmenter: Segmenter) -> None:

@@ -150,8 +150,11 @@ def test_log_ratio_is_a_difference_of_log_probabilities(
     for trace, scored in zip(some, reward.score_encoded(some, spec=spec), strict=True):
         own, ref = slow_logprobs(reward.backbone, trace), slow_logprobs(reward.reference, trace)
         ends = Segmenter(tokenizer).unit_ends(trace.completion_ids, spec)
-        slow = slow_units([0.5 * (p - q) for p, q in zip(own, ref, strict=True)], ends)
-        assert scored.unit_logits == pytest.approx(slow, abs=2e-5)
+        ratio = [0.5 * (p - q) for p, q in zip(own, ref, strict=True)]
+        assert scored.unit_logits == pytest.approx(slow_units(ratio, ends), abs=2e-5)
+        starts = [0, *(end + 1 for end in ends[:-1])]
+        lows = [min(ratio[start : end + 1]) for start, end in zip(starts, ends, strict=True)]
+        assert scored.unit_lows == pytest.approx(lows, abs=2e-5)
         assert scored.exported == pytest.approx(sum(own), rel=1e-6)
 
 

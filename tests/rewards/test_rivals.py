@@ -28,11 +28,13 @@ def test_log_probabilities_against_a_slow_loop(
         with torch.no_grad():
             logprobs = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
         tokens = [logprobs[place - 1, ids[place]].item() for place in range(start, len(ids))]
-        begin, units = 0, []
+        begin, units, lows = 0, [], []
         for end in Segmenter(tokenizer).unit_ends(trace.completion_ids, STEPS):
             units.append(sum(tokens[begin : end + 1]))
+            lows.append(min(tokens[begin : end + 1]))
             begin = end + 1
         assert scored.unit_logits == pytest.approx(units, rel=1e-5)
+        assert scored.unit_lows == pytest.approx(lows, rel=1e-5)
         assert scored.exported == pytest.approx(sum(tokens), rel=1e-6)
 
 

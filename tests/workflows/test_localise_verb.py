@@ -13,19 +13,19 @@ def _localised(verb: Any, *arguments: object) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("head", ["reward", "scalar_reward"])
-def test_the_largest_drop_is_named_or_the_first_score_below_the_threshold(
+def test_the_most_suspicious_step_is_named_or_the_first_above_the_threshold(
     verb: Any, traces: Path, head: str, request: pytest.FixtureRequest
 ) -> None:
     reward = request.getfixturevalue(head)
     rows = _localised(verb, traces, "--reward", reward)
     for row in rows:
-        scores = row["step_scores"]
-        assert len(scores) == 3
-        assert row["predicted_first_error"] == scores.index(min(scores))
-    limit = sorted(score for row in rows for score in row["step_scores"])[len(rows)]
+        doubts = row["suspicion"]
+        assert len(doubts) == len(row["step_scores"]) == 3
+        assert row["predicted_first_error"] == doubts.index(max(doubts))
+    limit = sorted(doubt for row in rows for doubt in row["suspicion"])[-len(rows)]
     for row in _localised(verb, traces, "--reward", reward, "--threshold", limit):
-        below = [index for index, score in enumerate(row["step_scores"]) if score < limit]
-        assert row["predicted_first_error"] == (below[0] if below else -1)
+        above = [index for index, doubt in enumerate(row["suspicion"]) if doubt > limit]
+        assert row["predicted_first_error"] == (above[0] if above else -1)
 
 
 def test_the_table_overall_and_per_source(verb: Any, traces: Path, reward: Path, policy: Path, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_table_overall_and_per_source(verb: Any, traces: Path, reward: Path,
 
 def test_processbench_f1_by_hand(verb: Any, traces: Path, reward: Path, tmp_path: Path) -> None:
     rows = _localised(verb, traces, "--reward", reward)
-    limit = sorted(min(row["step_scores"]) for row in rows)[len(rows) // 2]
+    limit = sorted(max(row["suspicion"]) for row in rows)[len(rows) // 2]
     out, results = tmp_path / "out.jsonl", tmp_path / "r.json"
     verb("localise", traces, "--reward", reward, "--threshold", limit, "--out", out, "--json", results)
     right: dict[bool, list[bool]] = {True: [], False: []}

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from traceward.errors import ConfigError, DataError
 from traceward.evaluation.scorer import REWARD, Scorer, score_traces
 from traceward.evaluation.statistics import Array, Estimate, bootstrap_ratio, finite, harmonic_mean
-from traceward.records import Head, Problem, Trace
+from traceward.records import Head, Problem, ScoredTrace, Trace
 
 METHODS = (REWARD, "sft_logprob", "base_logprob", "entropy")  # rows that are always in the table
 CONSTANT, CHANCE = "constant", "chance"
@@ -34,9 +34,22 @@ def increments(head: Head, unit_logits: ArrayLike) -> Array:
     return logits if head is Head.LOG_RATIO else np.diff(logits, prepend=0.0)
 
 
-def suspicion(head: Head, unit_logits: ArrayLike) -> Array:
-    """How wrong each unit looks; high = wrong. The largest drop of a reward is its maximum, a drop at all is > 0."""
-    return 0.0 - increments(head, unit_logits)
+def suspicion(head: Head, read: ScoredTrace) -> Array:
+    """How wrong each unit of a reward's reading looks; high = wrong. The first wrong step is its maximum.
+
+    log-ratio: by the lowest token of the unit. A step is wrong as soon as one of its tokens is; in their sum, what
+    the others gained makes up for it.   scalar: by the drop of the logit, > 0 where it falls at all.
+    """
+    return 0.0 - (finite("unit lows", read.unit_lows) if read.unit_lows else increments(head, read.unit_logits))
+
+
+def suspicions(name: str, head: Head, read: ScoredTrace) -> dict[str, tuple[float, ...]]:
+    """The rows that one scorer gives a localisation table: a reward its own, a model's log-prob two, the drop over
+    whole units and, as the reward is read, the least likely token (`NAME_token`)."""
+    if name == REWARD:
+        return {name: tuple(suspicion(head, read).tolist())}
+    drops = {name: read.unit_logits, f"{name}_token": read.unit_lows}
+    return {row: tuple(logprob_suspicion(values).tolist()) for row, values in drops.items() if values}
 
 
 def logprob_suspicion(unit_logprobs: ArrayLike, unit_tokens: ArrayLike | None = None) -> Array:
@@ -292,14 +305,15 @@ def localise(reward: Scorer, problem: Problem, trace: Trace, *, threshold: float
 
     Without a threshold one unit is always named: the largest drop. Use `tune_threshold`, or 0, to allow "no error".
     """
-    logits = score_traces(reward, problem, [trace])[0].unit_logits
+    read = score_traces(reward, problem, [trace])[0]
+    logits = read.unit_logits
     expected = len(trace.steps) + (trace.answer is not None)
     if len(logits) != expected:
         raise DataError(
             f"unit logits must be one per step and one for the answer line: got {len(logits)} for {expected} in "
             f"problem {problem.id!r}; split the steps at line breaks"
         )
-    scores, doubts = increments(reward.head, logits), suspicion(reward.head, logits)
+    scores, doubts = increments(reward.head, logits), suspicion(reward.head, read)
     return Localisation(
         tuple(scores.tolist()), tuple(doubts.tolist()), predict_first_error(doubts, threshold=threshold)
     )

@@ -40,7 +40,9 @@ RERANK = (
 LOCALISE = (
     Method("reward", "Reward", Kind.OURS),
     Method("sft_logprob", "SFT log-prob drop"),
+    Method("sft_logprob_token", "SFT least likely token"),
     Method("base_logprob", "Base log-prob drop"),
+    Method("base_logprob_token", "Base least likely token"),
     Method("constant", "Best constant step"),
     Method("chance", "Chance", Kind.FLOOR),
 )

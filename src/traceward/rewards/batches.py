@@ -91,3 +91,11 @@ def sum_by_unit(values_BT: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
     inside = batch.unit >= 0
     totals = values_BT.new_zeros(batch.unit_mask.shape)
     return totals.scatter_add(1, batch.unit.clamp(min=0), torch.where(inside, values_BT, values_BT.new_zeros(())))
+
+
+def lowest_by_unit(values_BT: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
+    """(B, T) token values -> (B, U) the lowest inside each unit; 0 where `batch.unit_mask` is False."""
+    inside = batch.unit >= 0
+    lowest = values_BT.new_full(batch.unit_mask.shape, torch.inf)
+    values = torch.where(inside, values_BT, values_BT.new_full((), torch.inf))
+    return lowest.scatter_reduce(1, batch.unit.clamp(min=0), values, "amin").masked_fill(~batch.unit_mask, 0.0)

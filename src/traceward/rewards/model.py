@@ -1,7 +1,8 @@
 """RewardModel: a backbone, a head, and the named readouts that everything else uses.
 
 Readouts (method, "Readouts are named"):
-  unit_logits   trains the discriminator and localises; one number per unit
+  unit_logits   trains the discriminator; one number per unit
+  unit_lows     localises (log-ratio head; a scalar head localises by unit_logits); the lowest token of each unit
   exported      one number per trace; reranks, weighs the consensus, is served. Never contains -log pi.
 """
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.segmentation import Segmenter
 from traceward.records import Granularity, Head, Problem, ScoredTrace, Trace, UnitSpec
-from traceward.rewards.batches import TraceBatch, by_length, collate, sum_by_unit
+from traceward.rewards.batches import TraceBatch, by_length, collate, lowest_by_unit, sum_by_unit
 from traceward.rewards.heads import scalar_values, token_logprobs
 
 if TYPE_CHECKING:
@@ -106,8 +107,9 @@ class RewardModel(nn.Module):
             ref_logprobs_BT = token_logprobs(self.reference, batch)  # noqa: N806
         return self.beta * (logprobs_BT - ref_logprobs_BT)
 
-    def readouts(self, trained: TraceBatch, batch: TraceBatch | None) -> tuple[Tensor, Tensor | None]:
-        """(B,) the exported reward, and (B, U) unit logits at the units of `batch` (None: not read).
+    def readouts(self, trained: TraceBatch, batch: TraceBatch | None) -> tuple[Tensor, list[Tensor]]:
+        """(B,) the exported reward, and what is read at the units of `batch` (None: nothing), (B, U) each: the unit
+        logits, and for a log-ratio head the lowest token inside each unit.
 
         Both hold the same traces; `trained` has the units of training. log-ratio exports sum log p_phi over the
         completion, without the reference, which is then not run; scalar exports the mean logit over trained units.
@@ -116,10 +118,13 @@ class RewardModel(nn.Module):
             values = scalar_values(self.backbone, trained)
             own = values.gather(1, trained.unit_end) * trained.unit_mask
             exported = own.sum(1) / trained.unit_mask.sum(1)
-            return exported, None if batch is None else values.gather(1, batch.unit_end) * batch.unit_mask
+            return exported, [] if batch is None else [values.gather(1, batch.unit_end) * batch.unit_mask]
         logprobs = token_logprobs(self.backbone, trained)
         exported = torch.where(trained.unit >= 0, logprobs, 0.0).sum(1)
-        return exported, None if batch is None else sum_by_unit(self._log_ratio(logprobs, batch), batch)
+        if batch is None:
+            return exported, []
+        ratio = self._log_ratio(logprobs, batch)
+        return exported, [sum_by_unit(ratio, batch), lowest_by_unit(ratio, batch)]
 
     @torch.no_grad()
     def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = STEPS) -> list[ScoredTrace]:
@@ -134,10 +139,10 @@ class RewardModel(nn.Module):
             some = [traces[row] for row in rows]
             trained = self.batch(some)
             batch = None if spec is None else trained if spec == self.spec else self.batch(some, spec)
-            exported, logits = self.readouts(trained, batch)
+            exported, by_unit = self.readouts(trained, batch)
             for at, (row, value) in enumerate(zip(rows, exported.tolist(), strict=True)):
-                units = [] if logits is None or batch is None else logits[at][batch.unit_mask[at]].tolist()
-                found[row] = ScoredTrace(value, tuple(units))
+                masks = [] if batch is None else [batch.unit_mask[at]]
+                found[row] = ScoredTrace(value, *(tuple(v[at][m].tolist()) for v in by_unit for m in masks))
         self.train(was_training)
         return [found[row] for row in range(len(traces))]
 

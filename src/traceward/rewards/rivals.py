@@ -10,7 +10,7 @@ import torch
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.segmentation import Segmenter
 from traceward.records import Head, Problem, ScoredTrace, Trace, UnitSpec
-from traceward.rewards.batches import by_length, collate, sum_by_unit
+from traceward.rewards.batches import by_length, collate, lowest_by_unit, sum_by_unit
 from traceward.rewards.heads import token_logprobs
 from traceward.rewards.model import STEPS
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class LogProbScorer:
-    """exported = sum of log p over the completion; unit logits = the same inside each unit (nats)."""
+    """exported = sum of log p over the completion; unit logits = the same inside each unit, unit lows = the least
+    likely token of each unit (nats)."""
 
     head = Head.LOG_RATIO  # a unit's value is an increment, as with a log-ratio
 
@@ -46,9 +47,10 @@ class LogProbScorer:
                 pad_id=self.tokenizer.pad_token_id or 0,
                 context=context,
             ).to(self.model.device)
-            units = sum_by_unit(token_logprobs(self.model, batch), batch)
-            for row, count, values in zip(rows, batch.unit_mask.sum(1).tolist(), units.tolist(), strict=True):
-                found[row] = ScoredTrace(sum(values[:count]), tuple(values[:count]))
+            logprobs = token_logprobs(self.model, batch)
+            sums, lows = sum_by_unit(logprobs, batch).tolist(), lowest_by_unit(logprobs, batch).tolist()
+            for row, count, values, low in zip(rows, batch.unit_mask.sum(1).tolist(), sums, lows, strict=True):
+                found[row] = ScoredTrace(sum(values[:count]), tuple(values[:count]), tuple(low[:count]))
         return [found[row] for row in range(len(traces))]
 
     def score(self, items: Sequence[tuple[Problem, Trace]]) -> list[ScoredTrace]:

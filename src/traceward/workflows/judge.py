@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from traceward.config import Recipe
 from traceward.data.formats import EncodedTrace, parse_completion
 from traceward.data.grading import canonical_answer
 from traceward.data.jsonl import write_jsonl
 from traceward.data.tasks.registry import Task
-from traceward.evaluation.localise import LabelledTrace, increments, localise_table, suspicion
+from traceward.evaluation.localise import (
+    NO_ERROR,
+    LabelledTrace,
+    increments,
+    localise_table,
+    predict_first_error,
+    suspicion,
+    suspicions,
+)
 from traceward.evaluation.rerank import RerankGroup, rerank_curve, rerank_table
 from traceward.evaluation.statistics import Estimate, auroc, length_controlled_auroc, length_correlation
 from traceward.records import Head, Rollout, ScoredTrace, Trace, Verdict
@@ -23,6 +29,7 @@ from traceward.workflows.inputs import load_task, read_rollouts, start_policy
 if TYPE_CHECKING:
     from traceward.rewards.model import RewardModel, TraceScorer
 
+NOTABLE = 1.0  # nats: in the report's examples, a trace without a larger suspicion is shown as having no wrong step
 Scores = Mapping[str, tuple[Head, list[ScoredTrace]]]
 
 
@@ -80,9 +87,9 @@ def wrong_traces(samples: Sequence[Sampled], scores: Scores) -> list[LabelledTra
     for at, sample in enumerate(samples):
         first, units = sample.verdict.first_error, len(scores["reward"][1][at].unit_logits)
         if first is not None and 0 <= first < units:
-            doubts = {
-                name: tuple(suspicion(head, values[at].unit_logits).tolist()) for name, (head, values) in scores.items()
-            }
+            doubts: dict[str, tuple[float, ...]] = {}
+            for name, (head, values) in scores.items():
+                doubts |= suspicions(name, head, values[at])
             found.append(LabelledTrace(sample.rollout.problem_id, first, doubts))
     return found
 
@@ -191,7 +198,7 @@ def examples(
         if key in seen or bool(sample.verdict.correct) is not wanted_right:
             continue
         seen.add(key)
-        suspected = suspicion(head, values[at].unit_logits)
+        suspected = suspicion(head, values[at])
         answer = [] if sample.trace.answer is None else [f"Answer: {sample.trace.answer}"]
         rows.append(
             {
@@ -199,7 +206,7 @@ def examples(
                 "question": problems[key].question,
                 "steps": [*sample.trace.steps, *answer],
                 "step_scores": increments(head, values[at].unit_logits).tolist(),
-                "predicted": int(np.argmax(suspected)) if suspected.max() > 0 else -1,
+                "predicted": predict_first_error(suspected) if suspected.max() > NOTABLE else NO_ERROR,
                 "first_error": sample.verdict.first_error,
                 "correct": bool(sample.verdict.correct),
                 "exported": values[at].exported,

@@ -17,13 +17,13 @@ from traceward.evaluation.localise import (
     ProcessBench,
     best_constant,
     localise_table,
-    logprob_suspicion,
     predict_first_error,
     processbench_f1,
     suspicion,
+    suspicions,
     tune_threshold,
 )
-from traceward.records import Head, ScoredTrace
+from traceward.records import Head
 from traceward.workflows import TooLong
 from traceward.workflows.score import (
     Progress,
@@ -44,7 +44,7 @@ REWARD = "reward"
 class LocaliseResult:
     """rows: the file's rows with what was found.  tables and f1: for `overall` and each source that can be measured.
 
-    thresholds: on the scale of step scores; a step whose score is below it is wrong.
+    thresholds: a step whose suspicion is above it is wrong.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -87,7 +87,7 @@ def localise_file(
 ) -> LocaliseResult:
     """Predict the first wrong step of every trace.
 
-    Without a threshold one is always named: the largest drop. `threshold` is the reward's; `tune` is another file with
+    Without a threshold one is always named: the most suspicious. `threshold` is the reward's; `tune` is another file with
     labels, on which every method gets its own. Raises ConfigError for both at once, DataError where `tune` shares a
     trace with `traces`.
     """
@@ -97,7 +97,7 @@ def localise_file(
     tuning = read_traces(tune) if tune is not None else []
     _refuse_shared(traces, records, tune, tuning)
     scorers = open_scorers(reward, {"base_logprob": base, "sft_logprob": sft})
-    limits = {} if threshold is None else {REWARD: -threshold}
+    limits = {} if threshold is None else {REWARD: threshold}
     constant = None
     if tune is not None:
         readings = read_scores(scorers, tuning, tune, too_long=too_long, progress=progress)
@@ -115,7 +115,7 @@ def localise_file(
             if any(item.first_error != NO_ERROR for item in some)
         },
         f1={name: row for name, some in sources.items() if (row := _f1(some, limits))},
-        thresholds={name: 0.0 - limit for name, limit in limits.items()},
+        thresholds=limits,
         tuned_on=None if tune is None else str(tune),
         labelled=len(labelled),
         skipped=len(readings.skipped),
@@ -145,11 +145,6 @@ def _identity(record: TraceRecord) -> tuple[str, tuple[str, ...], str | None]:
     return question_key(record.problem.question), record.trace.steps, record.trace.answer
 
 
-def _suspicions(name: str, head: Head, found: ScoredTrace) -> tuple[float, ...]:
-    values = suspicion(head, found.unit_logits) if name == REWARD else logprob_suspicion(found.unit_logits)
-    return tuple(values.tolist())
-
-
 def _labelled(
     scorers: Mapping[str, Scorer], records: Sequence[TraceRecord], readings: Readings
 ) -> list[tuple[LabelledTrace, str]]:
@@ -158,7 +153,9 @@ def _labelled(
     for index, record in enumerate(records):
         if record.first_error is None or index in readings.skipped:
             continue
-        doubts = {name: _suspicions(name, s.head, readings.read(name, index)) for name, s in scorers.items()}
+        doubts: dict[str, tuple[float, ...]] = {}
+        for name, scorer in scorers.items():
+            doubts |= suspicions(name, scorer.head, readings.read(name, index))
         source = record.raw.get("source")
         item = LabelledTrace(record.problem.id, record.first_error, doubts)
         found.append((item, source if isinstance(source, str) else ""))
@@ -199,5 +196,6 @@ def _row(index: int, record: TraceRecord, readings: Readings, head: Head, limit:
     if index in readings.skipped:
         return skipped_row(record, readings.skipped[index])
     found = readings.read(REWARD, index)
-    doubts = _suspicions(REWARD, head, found)
-    return {**score_row(record, head, found), "predicted_first_error": predict_first_error(doubts, threshold=limit)}
+    doubts = suspicion(head, found)
+    named = {"suspicion": doubts.tolist(), "predicted_first_error": predict_first_error(doubts, threshold=limit)}
+    return {**score_row(record, head, found), **named}

@@ -14,7 +14,15 @@ from traceward.training.run_directory import RunDirectory
 
 SCHEMA = 1
 RERANK = ("expected_random", "majority", "weighted_vote", "shortest", "base_logprob", "sft_logprob", "reward", "oracle")
-LOCALISE = ("chance", "constant", "base_logprob", "sft_logprob", "reward")
+LOCALISE = (
+    "chance",
+    "constant",
+    "base_logprob",
+    "base_logprob_token",
+    "sft_logprob",
+    "sft_logprob_token",
+    "reward",
+)
 POLICIES = ("base", *(str(arm) for arm in Arm))
 
 

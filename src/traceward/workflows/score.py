@@ -180,7 +180,9 @@ def _per_step(head: Head, found: ScoredTrace, trace: Trace) -> ScoredTrace | Non
         return None
     sentences, rest = logits[: len(logits) - tail], logits[len(logits) - tail :]
     whole = math.fsum(sentences) if head is Head.LOG_RATIO else sentences[-1]
-    return ScoredTrace(found.exported, (whole, *rest))
+    lows = found.unit_lows
+    together = (min(lows[: len(sentences)]), *lows[len(sentences) :]) if lows else ()
+    return ScoredTrace(found.exported, (whole, *rest), together)
 
 
 def _check(read: Mapping[int, ScoredTrace | None], records: Sequence[TraceRecord], faults: Faults) -> None:
