@@ -1,6 +1,6 @@
 """Builds the tiny base model of `stories`: a Llama of 0.5 M parameters, pre-trained from scratch on student traces.
 
-`python -m traceward.builtin.pretrain [DIRECTORY]` rebuilds tokenizer and model (half an hour on one core).
+`python -m traceward.builtin.pretrain [DIRECTORY]` rebuilds tokenizer and model (a quarter of an hour on one core).
 """
 
 from __future__ import annotations

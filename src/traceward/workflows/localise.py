@@ -87,9 +87,9 @@ def localise_file(
 ) -> LocaliseResult:
     """Predict the first wrong step of every trace.
 
-    Without a threshold one is always named: the most suspicious. `threshold` is the reward's; `tune` is another file with
-    labels, on which every method gets its own. Raises ConfigError for both at once, DataError where `tune` shares a
-    trace with `traces`.
+    Without a threshold one is always named: the most suspicious. `threshold` is the reward's; `tune` is another file
+    with labels, on which every method gets its own. Raises ConfigError for both at once, DataError where `tune` shares
+    a trace with `traces`.
     """
     if threshold is not None and tune is not None:
         raise ConfigError(f"threshold must be given or tuned: got {threshold} and a file to tune on; leave one out")
