@@ -1,7 +1,8 @@
 """The main job with every rival, three seeds: python benchmarks/demo.py [--quick] [--runs DIRECTORY]
 
-Each seed is one run of the demo's recipe with all arms, all rewards of the comparison table and more test problems.
-The summary holds the mean over seeds under the keys of results.json, and `.low` / `.high`, the range over seeds.
+Each seed is two runs of the demo's recipe: from 20 demonstrations with all policies, and from 100 (keys `d100.`) with
+all rewards of the comparison table. The summary holds the mean over seeds under the keys of results.json, and `.low` /
+`.high`, the range over seeds.
 A run that was stopped goes on where it was.
 """
 
@@ -33,8 +34,7 @@ def overrides(demonstrations: int, *, arms: bool, quick: bool) -> list[str]:
     changed = [
         f"data.demonstrations={demonstrations}",
         f"run.arms={json.dumps(ARMS if arms else ['sft'])}",
-        f"run.variants={json.dumps(VARIANTS)}",
-        "data.test=400",
+        f"run.variants={json.dumps([] if arms else VARIANTS)}",
     ]
     return changed + list(QUICK) if quick else changed
 
