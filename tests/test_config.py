@@ -74,7 +74,7 @@ def test_an_unknown_key_is_named_with_its_place(recipe: Path, key: str) -> None:
         ("data.test=0", "data.test: input should be greater than or equal to 1: got 0"),
         ("adversarial.group=1", "adversarial.group: input should be greater than or equal to 2: got 1"),
         ("critic.smoothing=1.0", "critic.smoothing: input should be less than 1: got 1.0"),
-        ("adversarial.credit=luck", "adversarial.credit: input should be 'trace-mean' or 'consensus': got 'luck'"),
+        ("adversarial.credit=luck", "adversarial.credit: input should be 'trace-mean', 'reward-to-go', 'step-local'"),
         ("run.arms=[\"sft\", \"magic\"]", "run.arms.1: input should be"),
         ("critic.objective=airl", "critic.objective: input should be 'gail': got 'airl'"),
         ("data.test=many", "data.test: input should be a valid integer"),

@@ -40,10 +40,19 @@ class LabelSource(StrEnum):
 
 
 class Credit(StrEnum):
-    """How unit rewards become per-token advantages."""
+    """How rewards become advantages (method, "Credit assignment")."""
 
-    TRACE_MEAN = "trace-mean"
-    CONSENSUS = "consensus"
+    TRACE_MEAN = "trace-mean"  # a trace earns the mean of its units
+    REWARD_TO_GO = "reward-to-go"  # a unit earns what comes from it on
+    STEP_LOCAL = "step-local"  # a trace's advantage, moved a little towards its better units
+    CONSENSUS = "consensus"  # a trace earns 1 for the answer that the group's weighted vote names
+
+
+class Baseline(StrEnum):
+    """What is subtracted from a rollout's reward."""
+
+    GROUP_MEAN = "group-mean"
+    LEAVE_ONE_OUT = "leave-one-out"  # the mean of the other rollouts of its question
 
 
 @dataclass(frozen=True, slots=True)

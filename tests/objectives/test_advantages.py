@@ -9,7 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceward.objectives.advantages import batch_scaled, consensus, group_centred, on_tokens, trace_mean
+from traceward.objectives.advantages import (
+    batch_scaled,
+    consensus,
+    group_centred,
+    leave_one_out,
+    on_tokens,
+    reward_to_go,
+    step_local,
+    trace_mean,
+)
 
 
 def test_group_centred_subtracts_each_questions_own_mean() -> None:
@@ -121,6 +130,45 @@ def test_consensus_is_a_weighted_count(rows: list[tuple[int, float]]) -> None:
     assert rewards == [float(answer == pseudo) for answer in answers]
 
 
-def test_on_tokens_is_zero_on_padding() -> None:
-    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    assert on_tokens(torch.tensor([2.0, -0.5]), mask).tolist() == [[2.0, 2.0, 0.0], [-0.5, -0.5, -0.5]]
+def test_on_tokens_gives_each_token_its_unit_and_padding_nothing() -> None:
+    unit = torch.tensor([[0, 0, 1, -1], [0, 0, 0, 0]])
+    found = on_tokens(torch.tensor([[2.0, 3.0], [-0.5, 9.0]]), unit)
+    assert found.tolist() == [[2.0, 2.0, 3.0, 0.0], [-0.5, -0.5, -0.5, -0.5]]
+
+
+def test_leave_one_out_subtracts_the_mean_of_the_others() -> None:
+    assert leave_one_out(torch.tensor([1.0, 3.0, 8.0, 0.0, 0.0, 6.0]), 3).tolist() == [-4.5, -1.5, 6.0, -3.0, -3.0, 6.0]
+
+
+UNITS, THERE = torch.tensor([[1.0, 3.0], [2.0, 77.0]]), torch.tensor([[True, True], [True, False]])
+
+
+def test_reward_to_go_by_hand() -> None:
+    # The group's three units have the mean 2: centred -1, 1 and 0. First unit: (-1 + 0.5 * 1) / (1 + 0.5).
+    found = reward_to_go(UNITS, THERE, group=2, gamma=0.5)
+    assert found.flatten().tolist() == pytest.approx([-1 / 3, 1.0, 0.0, 0.0])
+
+
+def test_reward_to_go_is_centred_by_question_and_not_by_batch() -> None:
+    both = reward_to_go(torch.cat([UNITS, UNITS + 50]), torch.cat([THERE, THERE]), group=2, gamma=0.9)
+    assert torch.allclose(both[:2], both[2:], atol=1e-4)
+
+
+def test_early_units_of_long_traces_weigh_no_more() -> None:
+    rewards = torch.tensor([[5.0] * 40, [1.0] * 40])
+    found = reward_to_go(rewards, torch.ones_like(rewards, dtype=torch.bool), group=2, gamma=0.9)
+    assert torch.allclose(found, torch.tensor([[2.0], [-2.0]]).expand(2, 40))
+
+
+def test_step_local_by_hand() -> None:
+    # Deviations inside the traces: -1, 1 and 0; root mean square over three units: sqrt(2 / 3).
+    step = 0.1 / ((2 / 3) ** 0.5 + 1e-4)
+    found = step_local(torch.tensor([2.0, -2.0]), UNITS, THERE, weight=0.1)
+    assert found.flatten().tolist() == pytest.approx([2 - step, 2 + step, -2.0, 0.0], abs=1e-6)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=6, max_size=6))
+def test_step_local_moves_credit_inside_a_trace_only(values: list[float]) -> None:
+    rewards = torch.tensor(values, dtype=torch.float64).view(2, 3)
+    found = step_local(torch.tensor([1.0, -3.0]), rewards, torch.ones(2, 3, dtype=torch.bool), weight=0.7)
+    assert found.mean(1).tolist() == pytest.approx([1.0, -3.0], abs=1e-9)

@@ -192,6 +192,42 @@ def test_a_reward_models_trace_means_are_clipped(make_trainer: MakeTrainer, make
     assert out["advantages"][:, 0].tolist() == pytest.approx(by_hand(rewards, 4), abs=1e-4)
 
 
+def same_rollouts(
+    make_trainer: MakeTrainer, make_policy: MakePolicy, **config: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Advantages and mask of a first step, which samples the same whatever the credit."""
+    policy = make_policy()
+    policy.generation_config.eos_token_id = list(range(1, 200))
+    trainer = make_trainer(policy, config={"steps": 1, **config})
+    trainer.train()
+    return trainer.outs[0]["advantages"], trainer.outs[0]["completion_mask"]
+
+
+def test_step_local_moves_credit_inside_a_trace(make_trainer: MakeTrainer, make_policy: MakePolicy) -> None:
+    plain, mask = same_rollouts(make_trainer, make_policy)
+    none, _ = same_rollouts(make_trainer, make_policy, credit="step-local", local_weight=0)
+    some, _ = same_rollouts(make_trainer, make_policy, credit="step-local", local_weight=0.5)
+    assert torch.allclose(plain, none)
+    assert torch.allclose(some.sum(1), plain.sum(1), atol=1e-5)  # a unit is a token here
+    assert (some - plain).abs().max() > 0.1
+    assert some[mask == 0].abs().sum() == 0
+
+
+def test_leave_one_out_is_the_group_mean_before_scaling(make_trainer: MakeTrainer, make_policy: MakePolicy) -> None:
+    plain, _ = same_rollouts(make_trainer, make_policy)
+    other, _ = same_rollouts(make_trainer, make_policy, baseline="leave-one-out")
+    # Both divide by the batch's deviation, up to the 1e-4 that keeps a batch without deviation finite.
+    assert torch.allclose(plain, other, atol=1e-2)
+    assert not torch.equal(plain, other)
+
+
+def test_reward_to_go_knows_where_a_reward_lies(make_trainer: MakeTrainer, make_policy: MakePolicy) -> None:
+    to_go, mask = same_rollouts(make_trainer, make_policy, credit="reward-to-go", gamma=0.5)
+    assert (to_go.amax(1) - to_go.amin(1)).max() > 0.5
+    assert to_go[mask == 0].abs().sum() == 0
+    assert to_go[mask == 1].std().item() == pytest.approx(1.0, abs=1e-2)
+
+
 def rollout(text: str, key: str = "q") -> Rollout:
     return Rollout(key, (5,), (6, 7), text)
 
@@ -359,11 +395,11 @@ def test_the_same_seed_gives_the_same_weights(
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_a_planted_reward_is_learned(make_trainer: MakeTrainer) -> None:
+@pytest.mark.parametrize("credit", [Credit.TRACE_MEAN, Credit.REWARD_TO_GO, Credit.STEP_LOCAL])
+def test_a_planted_reward_is_learned(make_trainer: MakeTrainer, credit: Credit) -> None:
     rows = Rows()
-    trainer = make_trainer(
-        config={"steps": 25, "questions_per_step": 4, "group": 8, "learning_rate": 2e-2, "kl": 0.0}, callbacks=[rows]
-    )
+    settings = {"steps": 25, "questions_per_step": 4, "group": 8, "learning_rate": 2e-2, "kl": 0.0, "credit": credit}
+    trainer = make_trainer(config=settings, callbacks=[rows])
     trainer.train()
     exported = [row["exported"] for row in rows.rows if "exported" in row]
     assert exported[0] == pytest.approx(0.46, abs=0.1)  # 400 of 874 tokens
@@ -397,7 +433,8 @@ def test_updates_without_a_critic_are_refused(make_trainer: MakeTrainer) -> None
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"credit": "reward-to-go"},
+        {"credit": "luck"},
+        {"credit": "reward-to-go", "baseline": "leave-one-out"},
         {"group": 1},
         {"steps": 0},
         {"temperature": 0},

@@ -15,6 +15,12 @@ def group_centred(rewards_B: Tensor, group: int) -> Tensor:  # noqa: N803
     return (rewards_PG - rewards_PG.mean(1, keepdim=True)).flatten()
 
 
+def leave_one_out(rewards_B: Tensor, group: int) -> Tensor:  # noqa: N803
+    """Each reward minus the mean of the *other* rollouts of its question: (B,) -> (B,). An unbiased baseline; it is
+    `group_centred` times G / (G - 1). Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740)."""
+    return group_centred(rewards_B, group) * (group / (group - 1))
+
+
 def batch_scaled(centred_B: Tensor) -> Tensor:  # noqa: N803
     """Divide by the standard deviation of the whole batch, one number for all questions.
 
@@ -60,6 +66,40 @@ def consensus(
     return agrees, pseudo.squeeze(1)
 
 
-def on_tokens(advantages_B: Tensor, completion_mask_BT: Tensor) -> Tensor:  # noqa: N803
-    """One advantage per trace -> (B, T), 0 on padding."""
-    return advantages_B[:, None] * completion_mask_BT
+def reward_to_go(unit_rewards_BU: Tensor, mask_BU: Tensor, *, group: int, gamma: float) -> Tensor:  # noqa: N803
+    """(B, U) for each unit the discounted mean of what comes from it on; 0 where the mask is.
+
+    Unit rewards are first centred by the mean over all units of the question's group. The suffix sums are divided by
+    the sum of their weights, so that early units of long traces weigh no more than others: without that, the method's
+    first version was unstable (arXiv 2510.01857 v1, gamma 0.9).
+    """
+    mask = mask_BU.to(unit_rewards_BU.dtype)
+    of_group = (unit_rewards_BU * mask).view(-1, group * mask.shape[1]).sum(1)
+    mean_P = of_group / mask.view(-1, group * mask.shape[1]).sum(1).clamp(min=1)  # noqa: N806
+    centred = (unit_rewards_BU - mean_P.repeat_interleave(group)[:, None]) * mask
+    ahead, weight = torch.zeros_like(centred[:, 0]), torch.zeros_like(centred[:, 0])
+    found = torch.zeros_like(centred)
+    for unit in range(mask.shape[1] - 1, -1, -1):
+        ahead = centred[:, unit] + gamma * ahead
+        weight = mask[:, unit] + gamma * weight
+        found[:, unit] = ahead / weight.clamp(min=1e-12)
+    return found * mask
+
+
+def step_local(advantages_B: Tensor, unit_rewards_BU: Tensor, mask_BU: Tensor, *, weight: float) -> Tensor:  # noqa: N803
+    """(B, U) the trace's advantage plus `weight` times a local signal, 0 where the mask is.
+
+    The local signal is a unit's reward minus the mean of its own trace, over the deviation of all units of the batch:
+    it moves credit inside a trace and never between traces.
+    """
+    mask = mask_BU.to(unit_rewards_BU.dtype)
+    mean_B = (unit_rewards_BU * mask).sum(1) / mask.sum(1).clamp(min=1)  # noqa: N806
+    local = (unit_rewards_BU - mean_B[:, None]) * mask
+    deviation = (local.square().sum() / mask.sum().clamp(min=1)).sqrt()
+    return (advantages_B[:, None] + weight * local / (deviation + 1e-4)) * mask
+
+
+def on_tokens(advantages_BU: Tensor, unit_BT: Tensor) -> Tensor:  # noqa: N803
+    """One advantage per unit -> (B, T): each token takes its unit's. unit: the unit of each token, -1 on padding, where
+    the advantage is 0."""
+    return advantages_BU.gather(1, unit_BT.clamp(min=0)) * (unit_BT >= 0)

@@ -22,8 +22,18 @@ from trl import GRPOConfig, GRPOTrainer
 
 from traceward.data.formats import EncodedTrace, Format, encode_prompt, parse_completion, policy_prompt
 from traceward.data.grading import canonical_answer
-from traceward.objectives.advantages import batch_scaled, consensus, group_centred, on_tokens, trace_mean
-from traceward.records import Credit, Demonstration, Problem, Rollout, StopReason
+from traceward.data.segmentation import Segmenter, unit_index
+from traceward.objectives.advantages import (
+    batch_scaled,
+    consensus,
+    group_centred,
+    leave_one_out,
+    on_tokens,
+    reward_to_go,
+    step_local,
+    trace_mean,
+)
+from traceward.records import Baseline, Credit, Demonstration, Problem, Rollout, ScoredTrace, StopReason
 from traceward.rewards.model import TraceScorer
 from traceward.sampling import sample
 from traceward.training.baselines import silence
@@ -123,7 +133,10 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             (d.problem.id, encode_prompt(d.problem, reward.style, tokenizer)) for d in learned_from
         ]
         self._ids: tuple[list[list[int]], list[list[int]]] = ([], [])
-        self._advantages = torch.zeros(0)
+        self._units = (torch.zeros(0, 0), torch.zeros(0, 0, dtype=torch.bool))
+        self._advantages = torch.zeros(0, 0)
+        self._unit_of_token = torch.zeros(0, 0, dtype=torch.long)
+        self._segmenter = Segmenter(tokenizer)
         keep_start_policy(policy, tokenizer, Path(directory))
         every = questions or [d.problem for d in demonstrations]
         super().__init__(
@@ -148,13 +161,14 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.critic is not None and self.config.critic_updates and self.model.training:
             self._update_critic(rollouts)
         rewards = self._score(rollouts).to(self.accelerator.device)
-        self._advantages = batch_scaled(group_centred(rewards, self.config.group))
+        self._advantages, self._unit_of_token = self._credit(rollouts, rewards)
         gathered: Tensor = self.accelerator.gather(rewards)
         return gathered[:, None]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         out: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        out["advantages"] = on_tokens(self._advantages, out["completion_mask"])
+        unit = self._unit_of_token.to(out["completion_mask"].device)
+        out["advantages"] = on_tokens(self._advantages, unit.masked_fill(out["completion_mask"] == 0, -1))
         return out
 
     # ---- the round -----------------------------------------------------------------------------------------------
@@ -199,18 +213,37 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         for name, value in row.items():
             self._log_metric(f"critic/{name}", value)
 
+    def _credit(self, rollouts: list[Rollout], rewards: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages (B, U), and (B, T) the unit of each completion token; U is 1 where a trace has one advantage."""
+        config, device = self.config, rewards.device
+        baseline = leave_one_out if config.baseline is Baseline.LEAVE_ONE_OUT else group_centred
+        by_trace = batch_scaled(baseline(rewards, config.group))
+        if config.credit in (Credit.CONSENSUS, Credit.TRACE_MEAN):
+            units = [[0] * len(r.completion_ids) for r in rollouts]
+            advantages = by_trace[:, None]
+        else:
+            values, mask = (part.to(device) for part in self._units)
+            values = values.clamp(-config.clip, config.clip)
+            ends = [self._segmenter.unit_ends(r.completion_ids, self.reward.spec) for r in rollouts]
+            units = [unit_index(unit_ends) for unit_ends in ends]
+            if config.credit is Credit.STEP_LOCAL:
+                advantages = step_local(by_trace, values, mask, weight=config.local_weight)
+            else:
+                to_go = reward_to_go(values, mask, group=config.group, gamma=config.gamma)
+                advantages = torch.zeros_like(to_go).masked_scatter(mask, batch_scaled(to_go[mask]))
+        padded = [torch.tensor(unit) for unit in units]
+        return advantages, torch.nn.utils.rnn.pad_sequence(padded, batch_first=True, padding_value=-1)
+
     def _score(self, rollouts: list[Rollout]) -> Tensor:
         """(B,) the reward that each rollout trains with, by `config.credit`."""
         traces = [EncodedTrace(r.prompt_ids, r.completion_ids, r.problem_id) for r in rollouts]
-        by_units = self.config.credit is Credit.TRACE_MEAN
+        by_units = self.config.credit is not Credit.CONSENSUS
         scored = self.reward.score_encoded(traces, spec=self.reward.spec if by_units else None)
         exported = torch.tensor([s.exported for s in scored])
         self._log_metric("exported", exported.mean().item())
         if by_units:
-            units = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.unit_logits) for s in scored], batch_first=True)
-            counts = torch.tensor([len(s.unit_logits) for s in scored])
-            mask = torch.arange(units.shape[1])[None] < counts[:, None]
-            return trace_mean(units, mask, clip=self.config.clip)
+            self._units = padded_units(scored)
+            return trace_mean(*self._units, clip=self.config.clip)
         answers = torch.tensor(answer_ids(rollouts, self.reward.style, self.config.group))
         agrees, _ = consensus(
             answers.view(-1, self.config.group),
@@ -220,6 +253,13 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         self._log_metric("agreement", agrees.mean().item())
         return agrees.flatten()
+
+
+def padded_units(scored: Sequence[ScoredTrace]) -> tuple[Tensor, Tensor]:
+    """(B, U) unit logits, and which of them are there."""
+    units = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.unit_logits) for s in scored], batch_first=True)
+    counts = torch.tensor([len(s.unit_logits) for s in scored])
+    return units, torch.arange(units.shape[1])[None] < counts[:, None]
 
 
 def answer_ids(rollouts: Sequence[Rollout], style: Format, group: int) -> list[int]:

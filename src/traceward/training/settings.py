@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from traceward.records import Credit, Granularity, Head, LabelSource, UnitSpec
+from traceward.records import Baseline, Credit, Granularity, Head, LabelSource, UnitSpec
 
 
 class Section(BaseModel):
@@ -111,7 +111,21 @@ class AdversarialConfig(Section):
     vote_temperature: float = Field(default=1.0, gt=0)
     """consensus only: temperature of the softmax over exported rewards that weighs the votes."""
     clip: float = Field(default=5.0, gt=0)
-    """Rewards are cut to +- this before they become advantages (trace-mean)."""
+    """Unit rewards are cut to +- this before they become advantages (every credit but consensus)."""
+    baseline: Baseline = Baseline.GROUP_MEAN
+    gamma: float = Field(default=0.9, gt=0, le=1)
+    """reward-to-go only: discount per unit."""
+    local_weight: float = Field(default=0.1, ge=0)
+    """step-local only: weight of the signal inside a trace."""
+
+    @model_validator(mode="after")
+    def _baseline_fits(self) -> AdversarialConfig:
+        if self.baseline is Baseline.LEAVE_ONE_OUT and self.credit is Credit.REWARD_TO_GO:
+            raise ValueError(
+                "baseline must be group-mean with credit 'reward-to-go', which centres units by their group: got "
+                "leave-one-out; remove it"
+            )
+        return self
 
     @property
     def parts(self) -> int:
