@@ -76,7 +76,7 @@ def test_an_unknown_key_is_named_with_its_place(recipe: Path, key: str) -> None:
         ("critic.smoothing=1.0", "critic.smoothing: input should be less than 1: got 1.0"),
         ("adversarial.credit=luck", "adversarial.credit: input should be 'trace-mean', 'reward-to-go', 'step-local'"),
         ("run.arms=[\"sft\", \"magic\"]", "run.arms.1: input should be"),
-        ("critic.objective=airl", "critic.objective: input should be 'gail': got 'airl'"),
+        ("critic.objective=airl", "critic.objective: input should be 'gail' or 'pairwise': got 'airl'"),
         ("data.test=many", "data.test: input should be a valid integer"),
         ("reward.beta=0", "reward.beta: input should be greater than 0: got 0"),
         ("data=4", "data: input should be a valid dictionary"),

@@ -26,6 +26,13 @@ class Head(StrEnum):
     LOG_RATIO = "log-ratio"  # beta * (log p_phi - log p_ref), summed inside a unit
 
 
+class Objective(StrEnum):
+    """What the discriminator minimises (method, "Discriminator objectives")."""
+
+    GAIL = "gail"  # cross entropy of unit logits
+    PAIRWISE = "pairwise"  # Bradley-Terry between traces of one question
+
+
 class LabelSource(StrEnum):
     """What makes a trace a positive or a negative; printed in every report."""
 

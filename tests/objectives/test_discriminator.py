@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from traceward.objectives.discriminator import gail_loss, trace_means
+from traceward.objectives.discriminator import gail_loss, pair_margins, pairwise_loss, trace_means
 
 
 def bce(logit: float, target: float) -> float:
@@ -117,3 +117,47 @@ def test_trace_means_by_hand() -> None:
     means, counted = trace_means(torch.tensor([[1.0, 3.0], [5.0, 9.0]]), torch.tensor([[1.0, 3.0], [0.0, 0.0]]))
     assert means.tolist() == [2.5, 0.0]
     assert counted.tolist() == [True, False]
+
+
+# ---- pairwise --------------------------------------------------------------------------------------------------------
+
+
+def pairwise_of(scores: list[float], labels: list[int], questions: list[int], smoothing: float = 0.0) -> float:
+    logits = torch.tensor(scores, dtype=torch.float64)[:, None]
+    weight = torch.ones_like(logits)
+    return pairwise_loss(logits, torch.tensor(labels), weight, torch.tensor(questions), smoothing=smoothing).item()
+
+
+def test_pairs_are_of_one_question_and_of_two_classes() -> None:
+    scores = torch.tensor([5.0, 1.0, 2.0, 40.0, 30.0])
+    margins, question = pair_margins(scores, torch.tensor([1, 0, 0, 1, 0]), torch.tensor([0, 0, 1, 1, 1]))
+    assert margins.tolist() == [4.0, 38.0, 10.0]
+    assert question.tolist() == [0, 1, 1]
+
+
+def test_pairwise_loss_by_hand_every_question_alike() -> None:
+    found = pairwise_of([5.0, 1.0, 2.0, 40.0, 41.0], [1, 0, 0, 1, 0], [0, 0, 1, 1, 1])
+    first, second = log(1 + exp(-4.0)), (log(1 + exp(-38.0)) + log(1 + exp(1.0))) / 2
+    assert found == pytest.approx((first + second) / 2, abs=1e-12)
+
+
+def test_pairwise_smoothing_is_that_of_the_target() -> None:
+    assert pairwise_of([3.0, 1.0], [1, 0], [0, 0], smoothing=0.2) == pytest.approx(bce(2.0, 0.9), abs=1e-12)
+
+
+def test_what_a_question_adds_to_all_its_traces_cancels() -> None:
+    plain = pairwise_of([1.0, 0.5, 2.0, 3.0], [1, 0, 1, 0], [0, 0, 1, 1])
+    assert pairwise_of([1.0, 0.5, 102.0, 103.0], [1, 0, 1, 0], [0, 0, 1, 1]) == pytest.approx(plain, abs=1e-9)
+
+
+def test_pairwise_leaves_masked_units_and_empty_traces_out() -> None:
+    logits = torch.tensor([[2.0, 99.0], [1.0, 3.0], [50.0, 50.0]], dtype=torch.float64)
+    weight = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    found = pairwise_loss(logits, torch.tensor([1, 0, 0]), weight, torch.tensor([0, 0, 0]), smoothing=0.0)
+    assert found.item() == pytest.approx(log(2), abs=1e-12)
+
+
+@pytest.mark.parametrize("questions", [[0, 1], [1, 0]])
+def test_a_batch_without_a_pair_is_refused(questions: list[int]) -> None:
+    with pytest.raises(ValueError, match="got no such pair"):
+        pairwise_of([1.0, 0.0], [1, 0], questions)

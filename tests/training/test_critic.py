@@ -177,7 +177,7 @@ def test_the_share_of_replayed_rollouts(
     critic = make_critic(replay_share=share)
     remembered, fresh = rollouts[:15], rollouts[15:]
     critic.remember(remembered)
-    drawn = critic._draw(fresh)
+    drawn = critic._draw(fresh, critic.expert)
     assert len(drawn) == 6
     assert sum(r in remembered for r in drawn) == old
     assert sum(r in fresh for r in drawn) == 6 - old
@@ -187,11 +187,11 @@ def test_without_fresh_rollouts_all_are_replayed_and_without_memory_all_are_fres
     make_critic: MakeCritic, rollouts: list[Rollout]
 ) -> None:
     critic = make_critic(replay_share=0.5)
-    assert set(critic._draw(rollouts)) <= set(rollouts)
-    assert len(critic._draw(rollouts)) == 6
+    assert set(critic._draw(rollouts, critic.expert)) <= set(rollouts)
+    assert len(critic._draw(rollouts, critic.expert)) == 6
     critic.remember(rollouts[:2])
-    assert set(critic._draw([])) <= set(rollouts[:2])
-    assert len(critic._draw([])) == 6
+    assert set(critic._draw([], critic.expert)) <= set(rollouts[:2])
+    assert len(critic._draw([], critic.expert)) == 6
 
 
 def test_a_batch_has_the_counts_of_the_settings(
@@ -395,3 +395,35 @@ def test_examples_hold_the_ids_as_sampled(make_critic: MakeCritic, rollouts: lis
     odd = replace(rollouts[0], completion_ids=(5, 6, 7, 5), text="something else")
     (example,) = make_critic().rollouts([odd])
     assert example.trace == EncodedTrace(odd.prompt_ids, (5, 6, 7, 5), odd.problem_id)
+
+
+# ---- pairwise --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pairwise_batch_holds_rollouts_of_its_experts_questions_only(
+    make_critic: MakeCritic, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    critic = make_critic(objective="pairwise", positives=2, rollouts=6)
+    critic.remember(rollouts)
+    seen = batches(critic, monkeypatch)
+    for _ in range(4):
+        critic.update(rollouts)
+    for examples in seen:
+        asked = {e.trace.key for e in examples if e.label == 1}
+        assert {e.trace.key for e in examples} == asked
+        assert any(e.label == 0 and e.wrong_step is None for e in examples)
+
+
+@pytest.mark.parametrize("head", list(Head))
+def test_pairwise_learns_to_put_experts_above_their_rollouts(
+    make_critic: MakeCritic, make_reward: MakeReward, rollouts: list[Rollout], head: Head
+) -> None:
+    critic = make_critic(make_reward(head), objective="pairwise", learning_rate=3e-3)
+    check = [*critic.positives(critic.expert), *critic.rollouts(rollouts)]
+    before = critic.discrimination(check)[0]
+    for _ in range(30):
+        row = critic.update(rollouts)
+    loss, in_order = critic.discrimination(check)
+    assert loss < before
+    assert in_order > 0.9
+    assert row["accuracy"] > 0.7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 
 def trace_means(values_BU: Tensor, weight_BU: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803
@@ -41,3 +41,38 @@ def gail_loss(
             raise ValueError(f"a discriminator batch must hold both classes: got no row with label {expert}")
         halves.append(loss_B[rows].mean())
     return torch.stack(halves).mean()
+
+
+def pair_margins(scores_B: Tensor, labels_expert_is_one_B: Tensor, question_B: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803
+    """Expert minus non-expert for every such pair of one question, and the question of each pair: (N,), (N,)."""
+    expert = labels_expert_is_one_B == 1
+    same = (question_B[:, None] == question_B[None, :]) & expert[:, None] & ~expert[None, :]
+    above, below = same.nonzero(as_tuple=True)
+    return scores_B[above] - scores_B[below], question_B[above]
+
+
+def pairwise_loss(
+    logits_expert_is_high_BU: Tensor,  # noqa: N803
+    labels_expert_is_one_B: Tensor,  # noqa: N803
+    weight_BU: Tensor,  # noqa: N803
+    question_B: Tensor,  # noqa: N803
+    *,
+    smoothing: float = 0.1,
+) -> Tensor:
+    """Bradley-Terry: -log sigmoid(expert - other) of trace means, over the pairs that answer the same question.
+
+    What a question adds to all its traces cancels. Every question weighs the same, whatever its number of pairs.
+    Smoothing e makes the target 1 - e/2, as in `gail_loss`: without it the margins of separable data grow for ever.
+
+    logits: (B, U).  labels: (B,) of 0 and 1.  weight: (B, U), 0 on padding.  question: (B,) integers.
+    Source: Bradley and Terry 1952; method, "Discriminator objectives".
+    Raises ValueError where no question has both an expert's trace and another.
+    """
+    means_B, counted_B = trace_means(logits_expert_is_high_BU, weight_BU.to(logits_expert_is_high_BU.dtype))  # noqa: N806
+    kept = counted_B.nonzero(as_tuple=True)[0]
+    margins, question = pair_margins(means_B[kept], labels_expert_is_one_B[kept], question_B[kept])
+    if margins.numel() == 0:
+        raise ValueError("a pairwise batch must hold an expert's trace and another of one question: got no such pair")
+    losses = (1 - smoothing / 2) * softplus(-margins) + smoothing / 2 * softplus(margins)
+    pairs = torch.bincount(question)
+    return (losses / pairs[question]).sum() / (pairs > 0).sum()

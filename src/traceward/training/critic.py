@@ -13,8 +13,8 @@ from torch import Tensor
 from traceward.data.corruptions import corrupt
 from traceward.data.formats import EncodedTrace, encode, parse_completion
 from traceward.data.grading import answers_equal
-from traceward.objectives.discriminator import gail_loss, trace_means
-from traceward.records import Demonstration, LabelSource, Rollout
+from traceward.objectives.discriminator import gail_loss, pair_margins, pairwise_loss, trace_means
+from traceward.records import Demonstration, LabelSource, Objective, Rollout
 from traceward.rewards.model import STEPS, RewardModel
 from traceward.training.settings import CriticSettings
 
@@ -96,10 +96,14 @@ class Critic:
                 found.append(Example(trace, 1))
         return found
 
-    def _draw(self, fresh: Sequence[Rollout]) -> list[Rollout]:
-        count = self.settings.rollouts
-        old = min(round(self.settings.replay_share * count), len(self.replay)) if fresh else count
-        drawn = self.rng.choices(self.replay, k=old) if old and self.replay else []
+    def _draw(self, fresh: Sequence[Rollout], experts: Sequence[Demonstration]) -> list[Rollout]:
+        count, replay = self.settings.rollouts, self.replay
+        if self.settings.objective is Objective.PAIRWISE:  # a rollout of another question is in no pair
+            asked = {d.problem.id for d in experts}
+            fresh = [r for r in fresh if r.problem_id in asked]
+            replay = [r for r in replay if r.problem_id in asked]
+        old = min(round(self.settings.replay_share * count), len(replay)) if fresh else count
+        drawn = self.rng.choices(replay, k=old) if old and replay else []
         return drawn + (self.rng.choices(list(fresh), k=count - len(drawn)) if fresh else [])
 
     def remember(self, rollouts: Sequence[Rollout]) -> None:
@@ -120,6 +124,9 @@ class Critic:
             weight = weight * self._wrong_units(examples, batch.unit)
         logits = self.reward.unit_logits(batch)
         trace_logits, _ = trace_means(logits.detach(), batch.unit_mask.float())
+        if self.settings.objective is Objective.PAIRWISE:
+            questions = _questions(examples).to(labels.device)
+            return pairwise_loss(logits, labels, weight, questions, smoothing=smoothing), trace_logits, labels
         return gail_loss(logits, labels, weight, smoothing=smoothing), trace_logits, labels
 
     def _wrong_units(self, examples: Sequence[Example], unit_BT: Tensor) -> Tensor:  # noqa: N803
@@ -142,7 +149,9 @@ class Critic:
     def update(self, fresh: Sequence[Rollout]) -> dict[str, float]:
         """One optimiser step on experts against rollouts (fresh and replayed) and corruptions."""
         experts = self.rng.choices(self.expert, k=self.settings.positives)
-        examples = self.positives(experts) + self.corruptions(experts, self.rng) + self.rollouts(self._draw(fresh))
+        examples = (
+            self.positives(experts) + self.corruptions(experts, self.rng) + self.rollouts(self._draw(fresh, experts))
+        )
         self.reward.train()
         device = self.reward.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -154,18 +163,34 @@ class Critic:
         self.optimiser.step()
         self.reward.eval()
         self.updates += 1
-        right = (logits > 0) == (labels == 1)
         return {
             "loss": loss.item(),
-            "accuracy": (right[labels == 1].float().mean() + right[labels == 0].float().mean()).item() / 2,
+            "accuracy": self._accuracy(examples, logits, labels),
             "logit_expert": logits[labels == 1].mean().item(),
             "logit_rollout": logits[labels == 0].mean().item(),
             "grad_norm": float(norm),
         }
 
+    def _accuracy(self, examples: Sequence[Example], logits: Tensor, labels: Tensor) -> float:
+        """Share told apart: of traces by the sign of their logit, mean over classes; of pairs by their order."""
+        if self.settings.objective is Objective.PAIRWISE:
+            margins, _ = pair_margins(logits, labels, _questions(examples).to(labels.device))
+            return float((margins > 0).float().mean())
+        right = (logits > 0) == (labels == 1)
+        return (right[labels == 1].float().mean() + right[labels == 0].float().mean()).item() / 2
+
     @torch.no_grad()
     def discrimination(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Loss (no smoothing) and AUROC of trace logits on `examples`, in evaluation mode."""
+        """Loss (no smoothing) and AUROC of trace logits on `examples`, in evaluation mode; pairwise, whose logits say
+        nothing across questions, AUROC within questions: the share of pairs in order."""
         self.reward.eval()
         loss, logits, labels = self._loss(examples, 0.0)
+        if self.settings.objective is Objective.PAIRWISE:
+            return loss.item(), self._accuracy(examples, logits, labels)
         return loss.item(), float(roc_auc_score(labels.cpu(), logits.cpu()))
+
+
+def _questions(examples: Sequence[Example]) -> Tensor:
+    """(B,) an integer per example, equal where the question is."""
+    seen: dict[str, int] = {}
+    return torch.tensor([seen.setdefault(e.trace.key, len(seen)) for e in examples])

@@ -5,11 +5,9 @@ Unknown keys are refused. `traceward.config` puts the sections together into a r
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from traceward.records import Baseline, Credit, Granularity, Head, LabelSource, UnitSpec
+from traceward.records import Baseline, Credit, Granularity, Head, LabelSource, Objective, UnitSpec
 
 
 class Section(BaseModel):
@@ -42,7 +40,7 @@ class RewardSettings(Section):
 class CriticSettings(Section):
     """How the discriminator learns."""
 
-    objective: Literal["gail"] = "gail"
+    objective: Objective = Objective.GAIL
     label_source: LabelSource = LabelSource.DEMONSTRATIONS
     demonstrations: int | None = Field(default=None, ge=4)
     """The discriminator learns from at most so many of the demonstrations; left out: all."""

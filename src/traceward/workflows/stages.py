@@ -117,7 +117,7 @@ def learn_reward(
         "head": str(head),
         "granularity": str(spec.granularity),
         "interval": spec.every if spec.every else "step" if spec.granularity is Granularity.INTERVAL else None,
-        "objective": recipe.critic.objective,
+        "objective": str(recipe.critic.objective),
         "updates": done.kept,
         "stopped": done.stopped,
         "held_out_auroc": aurocs[0] if aurocs else None,
