@@ -10,6 +10,7 @@ from traceward.config import Recipe
 from traceward.data.formats import EncodedTrace, parse_completion
 from traceward.data.grading import canonical_answer
 from traceward.data.jsonl import write_jsonl
+from traceward.data.segmentation import split_steps
 from traceward.data.tasks.registry import Task
 from traceward.evaluation.localise import (
     NO_ERROR,
@@ -197,14 +198,16 @@ def examples(
             break
         if key in seen or bool(sample.verdict.correct) is not wanted_right:
             continue
+        steps = split_steps(sample.rollout.text)
+        if len(steps) != len(values[at].unit_logits):
+            continue  # a token over two steps: nothing to colour
         seen.add(key)
         suspected = suspicion(head, values[at])
-        answer = [] if sample.trace.answer is None else [f"Answer: {sample.trace.answer}"]
         rows.append(
             {
                 "id": key,
                 "question": problems[key].question,
-                "steps": [*sample.trace.steps, *answer],
+                "steps": steps,
                 "step_scores": increments(head, values[at].unit_logits).tolist(),
                 "predicted": predict_first_error(suspected) if suspected.max() > NOTABLE else NO_ERROR,
                 "first_error": sample.verdict.first_error,
