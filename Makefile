@@ -4,6 +4,7 @@
 PYTHON ?=
 VENV ?= .venv
 JOBS ?= 2
+GSM8K ?=
 PY := $(VENV)/bin/python
 
 # Results do not depend on the number of cores.
@@ -36,8 +37,11 @@ test: $(DEV) ## ruff, mypy and all tests
 base: $(PACKAGE) ## rebuild the tokenizer and the tiny base model that ship with the package
 	$(PY) -m traceward.builtin.pretrain
 
-bench: $(PACKAGE) ## run every benchmark; writes benchmarks/results/*.json
-	@for script in benchmarks/[!_]*.py; do echo "$$script"; $(PY) "$$script" || exit 1; done
+bench: $(PACKAGE) ## run every benchmark (GSM8K=DIRECTORY for that one); writes benchmarks/results/*.json
+	@for script in benchmarks/[!_]*.py; do \
+		data=; if [ "$$script" = benchmarks/gsm8k.py ]; then data="$(GSM8K)"; [ -n "$$data" ] || continue; fi; \
+		echo "$$script"; $(PY) "$$script" $$data || exit 1; \
+	done
 
 clean: ## remove the environment and caches; runs and results stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
