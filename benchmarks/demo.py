@@ -48,7 +48,7 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {"20": [], "100": []}
     for seed in seeds:
         for count, arms in (("20", True), ("100", False)):
-            out = chosen.runs / f"demonstrations-{count}-seed-{seed}"
+            out = chosen.runs / f"demonstrations-{count}-seed-{seed}{'-quick' if chosen.quick else ''}"
             run = run_recipe(RECIPE, out=out, seed=seed, overrides=overrides(int(count), arms=arms, quick=chosen.quick))
             found[count].append(json.loads((run / "results.json").read_text(encoding="utf-8")))
     summary = summarise(found["20"]) | {f"d100.{key}": value for key, value in summarise(found["100"]).items()}

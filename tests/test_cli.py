@@ -189,10 +189,15 @@ def test_threads_are_set_only_where_the_environment_says_so(
     monkeypatch.delenv("OMP_NUM_THREADS")
     if value is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", value)
-    _planted(monkeypatch, "traceward.workflows.demo", run_demo=lambda *_: Path("here"))
-    _planted_report(monkeypatch)
-    assert cli.run(["demo"]) == 0
+    cli._pin_threads()
     assert seen == calls
+
+
+def test_the_process_that_orders_a_run_stays_without_torch() -> None:
+    code = (
+        "import sys, traceward.workflows.demo; from traceward import cli; cli._threads(); print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_a_wrong_number_of_threads_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, to see that everything works.")] = False,
 ) -> None:
     """Run the whole method on a built-in task, offline, on a CPU. Ends with a report."""
-    _pin_threads()
+    _threads()
     from traceward.workflows.demo import run_demo
 
     found = run_demo(out, seed, quick)
@@ -89,7 +89,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
 ) -> None:
     """Run a recipe: learn a reward, train policies, measure both."""
-    _pin_threads()
+    _threads()
     from traceward.workflows.train import run_recipe
 
     found = run_recipe(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
@@ -188,8 +188,7 @@ def localise(
     base: Base = None,
     sft: Sft = None,
     threshold: Annotated[
-        float | None,
-        typer.Option(help="The first step whose suspicion is above it is wrong; left out: the most suspicious step."),
+        float | None, typer.Option(help="The first step with a suspicion above it is wrong; left out: the largest.")
     ] = None,
     tune: Annotated[Path | None, typer.Option(help="Other labelled traces to choose the threshold on.")] = None,
     too_long: Long = TooLong.ERROR,
@@ -275,16 +274,20 @@ def _work() -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
+def _threads() -> int | None:
+    """OMP_NUM_THREADS, checked; None where it is not set. Runs hand it to their workers and stay without torch."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads and (not threads.isdecimal() or int(threads) < 1):
+        raise ConfigError(f"OMP_NUM_THREADS must be a whole number from 1: got {threads!r}; set it to 1")
+    return int(threads) if threads else None
+
+
 def _pin_threads() -> None:
     """OMP_NUM_THREADS decides, where it is set; torch's own choice stands where it is not."""
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if not threads:
-        return
-    if not threads.isdecimal() or int(threads) < 1:
-        raise ConfigError(f"OMP_NUM_THREADS must be a whole number from 1: got {threads!r}; set it to 1")
-    import torch
+    if threads := _threads():
+        import torch
 
-    torch.set_num_threads(int(threads))
+        torch.set_num_threads(threads)
 
 
 def _quieten() -> None:

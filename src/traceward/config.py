@@ -17,10 +17,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from traceward.data.formats import Format
 from traceward.errors import ConfigError
+from traceward.records import Granularity, Head
 from traceward.training.settings import AdversarialConfig, CriticSettings, RewardSettings, Section, SFTSettings
 
 
@@ -35,6 +36,9 @@ class Arm(StrEnum):
     OUTCOME = "outcome"  # true answers: the bound
 
 
+VARIANT_OPTIONS = frozenset({"no-corruptions", "no-operator-flip"})
+
+
 class RunSettings(Section):
     """What is made."""
 
@@ -44,6 +48,20 @@ class RunSettings(Section):
     """Policies; leave it empty to learn a reward only."""
     variants: tuple[str, ...] = ()
     """Further rewards for the comparison table: HEAD:GRANULARITY, with ":no-corruptions" or ":no-operator-flip"."""
+
+    @field_validator("variants")
+    @classmethod
+    def _variants_are_known(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
+        for variant in variants:
+            head, _, rest = variant.partition(":")
+            granularity, *options = rest.split(":")
+            if head not in {*Head} or granularity not in {*Granularity} or not set(options) <= VARIANT_OPTIONS:
+                raise ValueError(
+                    f"must read HEAD:GRANULARITY[:OPTION], options {' and '.join(sorted(VARIANT_OPTIONS))}: got "
+                    f"'{variant}'"
+                )
+        return variants
+
     workers: int = Field(default=0, ge=0)
     """Processes that work at once; 0 = one where there is a GPU, else one per core, two at most."""
 
@@ -77,12 +95,12 @@ class ScratchSettings(Section):
     """A small Llama from nothing, with a tokenizer trained on the demonstrations' text."""
 
     vocabulary: int = Field(default=2048, ge=300)
-    hidden: int = 192
-    layers: int = 6
-    heads: int = 6
-    context: int = 1024
-    steps: int = 300
-    batch: int = 16
+    hidden: int = Field(default=192, ge=1)
+    layers: int = Field(default=6, ge=1)
+    heads: int = Field(default=6, ge=1)
+    context: int = Field(default=1024, ge=1)
+    steps: int = Field(default=300, ge=1)
+    batch: int = Field(default=16, ge=1)
     learning_rate: float = 2e-3
 
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from traceward.data.jsonl import SHOWN, write_json, write_jsonl
-from traceward.errors import DataError, TracewardError
+from traceward.errors import DataError, RunError, TracewardError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,3 +258,6 @@ def _to_stdout(rows: Sequence[Mapping[str, Any]]) -> None:
     except BrokenPipeError:
         # The reader has left, as `head` does; nothing may be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RunError(f"rows must be writable to stdout: got '{error}'; free space or give --out") from error

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import pairwise
 from math import sqrt
 
 import pytest
@@ -290,6 +291,15 @@ def test_the_same_seed_gives_the_same_demonstrations_and_another_seed_others() -
 
 def test_a_longer_set_starts_with_the_shorter_one() -> None:
     assert demonstrations(30, 4)[:10] == demonstrations(10, 4)
+
+
+def test_a_story_has_one_misread_relation_and_refers_to_the_person_before() -> None:
+    rng = random.Random(5)
+    for story in (make_story(rng) for _ in range(300)):
+        assert sum(fact.relation in (Relation.FEWER, Relation.TWICE) for fact in story.facts) == 1
+        assert all(fact.other == before.name for before, fact in pairwise(story.facts))
+    loose = [make_story(rng, chained=0.5) for _ in range(50)]
+    assert any(fact.other != before.name for story in loose for before, fact in pairwise(story.facts))
 
 
 def test_a_seed_means_the_same_in_every_release() -> None:

@@ -69,7 +69,7 @@ def test_the_loss_is_of_completion_tokens_only(
     whole = loss_by_hand(
         model, [EncodedTrace(t.prompt_ids[:1], (*t.prompt_ids[1:], *t.completion_ids)) for t in traces]
     )
-    assert abs(by_hand - whole) > 0.05  # the control: with the prompt it would be another number
+    assert abs(by_hand - whole) > 0.02  # the control: with the prompt it would be another number
     (row,) = tune(model, tokenizer, traces, tmp_path)
     assert row["loss"] == pytest.approx(by_hand, abs=1e-3)
 

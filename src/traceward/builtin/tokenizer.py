@@ -34,7 +34,7 @@ def corpus(stories_count: int = 3000) -> Iterator[str]:
     """The text that the merges are learned from; seeded."""
     rng = random.Random(0)
     for style in stories.Style:
-        for item in stories.demonstrations(stories_count, seed=7, style=style):
+        for item in stories.demonstrations(stories_count, seed=7, style=style, chained=0.8):
             yield item.problem.question + "\n" + completion_text(item.trace, Format.PLAIN)
     for _ in range(400):
         yield " " + " ".join(rng.sample(_OTHER_WORDS, len(_OTHER_WORDS)))

@@ -75,7 +75,7 @@ def predict_first_error(suspicion: ArrayLike, *, threshold: float | None = None)
     """Index of the first wrong unit.
 
     Without a threshold: the most suspicious unit, the first of equals. With one: the first unit strictly above it, -1
-    where none is; for a reward, threshold 0 is "the first unit that lowers it".
+    where none is.
     """
     values = finite("suspicion", suspicion)
     if threshold is None:
@@ -303,7 +303,8 @@ class Localisation:
 def localise(reward: Scorer, problem: Problem, trace: Trace, *, threshold: float | None = None) -> Localisation:
     """The first wrong step of a trace, counting from 0; the answer line has the index len(trace.steps).
 
-    Without a threshold one unit is always named: the largest drop. Use `tune_threshold`, or 0, to allow "no error".
+    Without a threshold one unit is always named: the most suspicious. `tune_threshold` gives one that
+    allows "no error".
     """
     read = score_traces(reward, problem, [trace])[0]
     logits = read.unit_logits

@@ -107,11 +107,14 @@ def _signed(value: float | None) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=path.parent) as room:
-        whole = Path(room) / path.name
-        whole.write_text(text, encoding="utf-8")
-        whole.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=path.parent) as room:
+            whole = Path(room) / path.name
+            whole.write_text(text, encoding="utf-8")
+            whole.replace(path)
+    except OSError as error:
+        raise RunError(f"report must be writable: got '{error}' at {path}; choose another --out") from error
 
 
 def _numbers(run: Run) -> dict[str, Any]:

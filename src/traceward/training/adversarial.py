@@ -23,6 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from traceward.data.formats import EncodedTrace, Format, encode_prompt, parse_completion, policy_prompt
 from traceward.data.grading import canonical_answer
 from traceward.data.segmentation import Segmenter, unit_index
+from traceward.errors import ConfigError
 from traceward.objectives.advantages import (
     batch_scaled,
     consensus,
@@ -79,8 +80,18 @@ def grpo_arguments(config: AdversarialConfig, directory: Path, *, seed: int) -> 
     )
 
 
-def question_rows(questions: Sequence[Problem], style: Format, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The trainer's data set: the prompt as TRL takes it, and the question's id. No answer travels with it."""
+def question_rows(
+    questions: Sequence[Problem], config: AdversarialConfig, style: Format, tokenizer: PreTrainedTokenizerBase
+) -> Dataset:
+    """The trainer's data set: the prompt as TRL takes it, and the question's id. No answer travels with it.
+
+    Raises ConfigError for fewer questions than one step takes: TRL would drop the batch and train nothing.
+    """
+    if len(questions) < config.questions_per_step:
+        raise ConfigError(
+            f"adversarial.questions_per_step must be at most the number of questions: got {config.questions_per_step} "
+            f"for {len(questions)}; lower it, or add questions (data.questions)"
+        )
     return Dataset.from_list(
         [{"prompt": policy_prompt(problem, style, tokenizer), "problem_id": problem.id} for problem in questions]
     )
@@ -143,7 +154,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             model=policy,
             processing_class=tokenizer,
             reward_funcs=exported_reward,
-            train_dataset=question_rows(every, reward.style, tokenizer),
+            train_dataset=question_rows(every, config, reward.style, tokenizer),
             args=grpo_arguments(config, Path(directory), seed=seed),
             callbacks=list(callbacks),
         )

@@ -109,7 +109,7 @@ def outcome_rl(
         model=policy,
         processing_class=tokenizer,
         reward_funcs=correct,
-        train_dataset=question_rows(questions, style, tokenizer),
+        train_dataset=question_rows(questions, config, style, tokenizer),
         args=grpo_arguments(config, Path(directory), seed=seed),
         callbacks=list(callbacks),
     )

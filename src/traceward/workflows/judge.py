@@ -13,7 +13,6 @@ from traceward.data.jsonl import write_jsonl
 from traceward.data.segmentation import split_steps
 from traceward.data.tasks.registry import Task
 from traceward.evaluation.localise import (
-    NO_ERROR,
     LabelledTrace,
     increments,
     localise_table,
@@ -30,7 +29,6 @@ from traceward.workflows.inputs import load_task, read_rollouts, start_policy
 if TYPE_CHECKING:
     from traceward.rewards.model import RewardModel, TraceScorer
 
-NOTABLE = 1.0  # nats: in the report's examples, a trace without a larger suspicion is shown as having no wrong step
 Scores = Mapping[str, tuple[Head, list[ScoredTrace]]]
 
 
@@ -209,7 +207,7 @@ def examples(
                 "question": problems[key].question,
                 "steps": steps,
                 "step_scores": increments(head, values[at].unit_logits).tolist(),
-                "predicted": predict_first_error(suspected) if suspected.max() > NOTABLE else NO_ERROR,
+                "predicted": predict_first_error(suspected),
                 "first_error": sample.verdict.first_error,
                 "correct": bool(sample.verdict.correct),
                 "exported": values[at].exported,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 Scorer = RewardModel | LogProbScorer
+_MEND_LENGTH = "shorten it, use a model with a longer context, or leave such rows out (--too-long skip)"
 CHUNK = 128  # traces between two looks at the progress bar
 
 
@@ -139,7 +140,11 @@ def _encode(
                 break
             over = _too_long(encoded[name][index], scorer)
             if over and too_long is TooLong.ERROR:
-                faults.add(record.line, "steps", f"must fit {over}; shorten it or use a model with a longer context")
+                faults.add(
+                    record.line,
+                    "steps",
+                    f"must fit {over}; {_MEND_LENGTH}",
+                )
                 break
             if over:
                 skipped[index] = f"longer than {over}".replace(": got ", ": ")

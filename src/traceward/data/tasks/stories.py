@@ -99,8 +99,11 @@ EXPERT = Student(fewer_adds=0.0, twice_adds=0.0, slip=0.0, result_first=0.0)
 STUDENT = Student()
 
 
-def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4)) -> Story:
-    """A story with a number of relations in the inclusive range `relations`; every true value is 2..LARGEST."""
+def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4), *, chained: float = 1.0) -> Story:
+    """A story with a number of relations in the inclusive range `relations`; every true value is 2..LARGEST.
+
+    chained: chance that a relation refers to the person before, else to anybody named so far.
+    """
     count = rng.randint(*relations)
     while True:
         names = rng.sample(NAMES, count + 1)
@@ -109,7 +112,7 @@ def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4)) -> Story
         values = {names[0]: rng.randint(3, 15)}
         facts = [Fact(names[0], values[names[0]])]
         for name in names[1:]:
-            known = facts[-1].name
+            known = facts[-1].name if chained == 1 or rng.random() < chained else rng.choice(facts).name
             relation = rng.choice(HARD) if len(facts) - 1 == hard else Relation.MORE
             amount = 2 if relation is Relation.TWICE else rng.randint(2, 9)
             values[name] = _apply(values[known], _OPERATION[relation], amount)
@@ -180,10 +183,10 @@ def write_trace(story: Story, rng: random.Random, writer: Student, style: Style 
 
 
 def demonstration(
-    rng: random.Random, *, style: Style = Style.USUAL, relations: tuple[int, int] = (2, 4)
+    rng: random.Random, *, style: Style = Style.USUAL, relations: tuple[int, int] = (2, 4), chained: float = 1.0
 ) -> Demonstration:
     """A problem with the expert's worked solution."""
-    story = make_story(rng, relations)
+    story = make_story(rng, relations, chained=chained)
     trace = write_trace(story, rng, EXPERT, style)
     text = story.text()
     return Demonstration(Problem(f"stories-{rng.getrandbits(48):012x}", text, trace.answer), trace, f"stories/{style}")
@@ -195,6 +198,7 @@ def demonstrations(
     *,
     style: Style = Style.USUAL,
     relations: tuple[int, int] = (2, 4),
+    chained: float = 1.0,
     exclude: frozenset[str] = frozenset(),
 ) -> list[Demonstration]:
     """`count` demonstrations with different questions, none of them in `exclude` (question texts)."""
@@ -202,7 +206,7 @@ def demonstrations(
     seen = set(exclude)
     found: list[Demonstration] = []
     while len(found) < count:
-        item = demonstration(rng, style=style, relations=relations)
+        item = demonstration(rng, style=style, relations=relations, chained=chained)
         if item.problem.question not in seen:
             seen.add(item.problem.question)
             found.append(item)
