@@ -17,6 +17,7 @@ from traceward.data.formats import (
     encode_prompt,
     parse_completion,
     prompt_text,
+    stated_answer,
 )
 from traceward.data.segmentation import Segmenter, step_spans
 from traceward.errors import DataError
@@ -208,3 +209,11 @@ def test_a_chat_template_wraps_the_prompt_once() -> None:
     assert ids.count(own.pad_token_id) == 1
     # The plain format never sees the template.
     assert prompt_text(PROBLEM, Format.PLAIN, own) == f"{PROBLEM.question}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("So.\nAnswer: 7", "7"), ("So.\n#### 72", "72"), ("The answer is 5.", "5"), ("Hm.", None), ("\\boxed{3}", "3")],
+)
+def test_an_answer_is_found_in_the_ways_that_people_write_it(text: str, answer: str | None) -> None:
+    assert stated_answer(text, Format.PLAIN) == answer

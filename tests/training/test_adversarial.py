@@ -261,6 +261,11 @@ def test_answers_are_compared_inside_a_group_only() -> None:
     assert answer_ids([rollout(t) for t in texts], Format.PLAIN, 4) == [0, 0, 1, -1, 0, 1, 0, -1]
 
 
+def test_an_answer_counts_however_it_is_stated() -> None:
+    texts = ["So\nAnswer: 72", "#### 72", "The answer is 72.", "none"]
+    assert answer_ids([rollout(t) for t in texts], Format.PLAIN, 4) == [0, 0, 0, -1]
+
+
 def test_consensus_trains(make_trainer: MakeTrainer) -> None:
     rows = Rows()
     policy_trainer = make_trainer(reward=UniformScorer(), config={"credit": Credit.CONSENSUS}, callbacks=[rows])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from traceward.data.grading import extract_answer
 from traceward.data.segmentation import split_steps
 from traceward.errors import DataError
 from traceward.records import Problem, Trace
@@ -73,6 +74,12 @@ def parse_completion(text: str, style: Format) -> Trace:
     if found is None:
         return Trace(tuple(steps))
     return Trace(tuple(steps[:-1]), found.group(1).strip() or None)
+
+
+def stated_answer(text: str, style: Format) -> str | None:
+    """The answer that a completion states, in its format or else in one of the ways of `extract_answer`; None where it
+    states none. Training, consensus and evaluation all ask here."""
+    return parse_completion(text, style).answer or extract_answer(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from traceward.data.formats import EncodedTrace, Format, encode_prompt, parse_completion, policy_prompt
+from traceward.data.formats import EncodedTrace, Format, encode_prompt, policy_prompt, stated_answer
 from traceward.data.grading import canonical_answer
 from traceward.data.segmentation import Segmenter, unit_index
 from traceward.errors import ConfigError
@@ -279,7 +279,7 @@ def answer_ids(rollouts: Sequence[Rollout], style: Format, group: int) -> list[i
     for start in range(0, len(rollouts), group):
         seen: dict[str, int] = {}
         for rollout in rollouts[start : start + group]:
-            answer = parse_completion(rollout.text, style).answer
+            answer = stated_answer(rollout.text, style)
             key = None if answer is None else canonical_answer(answer)
             found.append(-1 if not key else seen.setdefault(key, len(seen)))
     return found

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer
 
-from traceward.data.formats import EncodedTrace, Format, parse_completion
+from traceward.data.formats import EncodedTrace, Format, stated_answer
 from traceward.data.grading import answers_equal
 from traceward.records import Problem
 from traceward.training.settings import AdversarialConfig, SFTSettings
@@ -98,7 +98,7 @@ def outcome_rl(
 
     def correct(completion_ids: list[list[int]], problem_id: list[str], **_: object) -> list[float]:
         texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
-        given = [parse_completion(text, style).answer for text in texts]
+        given = [stated_answer(text, style) for text in texts]
         wanted = [answers[key] for key in problem_id]
         return [
             float(g is not None and w is not None and answers_equal(g, w)) for g, w in zip(given, wanted, strict=True)

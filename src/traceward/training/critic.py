@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from traceward.data.corruptions import corrupt
-from traceward.data.formats import EncodedTrace, encode, parse_completion
+from traceward.data.formats import EncodedTrace, encode, stated_answer
 from traceward.data.grading import answers_equal
 from traceward.objectives.discriminator import gail_loss, pair_margins, pairwise_loss, trace_means
 from traceward.records import Demonstration, LabelSource, Objective, Rollout
@@ -87,7 +87,7 @@ class Critic:
             trace = EncodedTrace(rollout.prompt_ids, rollout.completion_ids, rollout.problem_id)
             source, agrees = self.settings.label_source, False
             if source.uses_final_answers:
-                given = parse_completion(rollout.text, self.reward.style).answer
+                given = stated_answer(rollout.text, self.reward.style)
                 wanted = self.answers.get(rollout.problem_id)
                 agrees = given is not None and wanted is not None and answers_equal(given, wanted)
             if not agrees:

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traceward.data.demonstrations import find_file, read_questions
-from traceward.data.formats import EncodedTrace, Format, encode_completion, encode_prompt, parse_completion
+from traceward.data.formats import (
+    EncodedTrace,
+    Format,
+    encode_completion,
+    encode_prompt,
+    parse_completion,
+    stated_answer,
+)
 from traceward.data.formats import completion_text as text_of
-from traceward.data.grading import Grade, canonical_answer, extract_answer, grade
+from traceward.data.grading import Grade, canonical_answer, grade
 from traceward.data.jsonl import Faults, read_jsonl
 from traceward.errors import ConfigError
 from traceward.evaluation.rerank import RerankGroup, RerankTable, rerank_table
@@ -161,7 +168,7 @@ def sample_all(
 
 
 def _graded(problem: Problem, rollout: Rollout, style: Format) -> _Graded:
-    answer = parse_completion(rollout.text, style).answer or extract_answer(rollout.text)
+    answer = stated_answer(rollout.text, style)
     return _Graded(rollout, answer, grade(answer, problem.answer) is Grade.CORRECT)
 
 

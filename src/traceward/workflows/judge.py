@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from traceward.config import Recipe
-from traceward.data.formats import EncodedTrace, parse_completion
+from traceward.data.formats import EncodedTrace, parse_completion, stated_answer
 from traceward.data.grading import canonical_answer
 from traceward.data.jsonl import write_jsonl
 from traceward.data.segmentation import split_steps
@@ -39,6 +39,7 @@ class Sampled:
     rollout: Rollout
     trace: Trace
     verdict: Verdict
+    answer: str | None
 
     @property
     def encoded(self) -> EncodedTrace:
@@ -52,7 +53,8 @@ def read_samples(run: RunDirectory, task: Task, recipe: Recipe) -> list[Sampled]
     found = []
     for rollout in read_rollouts(run.path / "data" / "samples.jsonl"):
         trace = parse_completion(rollout.text, recipe.data.format)
-        found.append(Sampled(rollout, trace, task.judge(problems[rollout.problem_id], trace)))
+        verdict = task.judge(problems[rollout.problem_id], trace)
+        found.append(Sampled(rollout, trace, verdict, stated_answer(rollout.text, recipe.data.format)))
     return found
 
 
@@ -61,7 +63,7 @@ def groups_of(samples: Sequence[Sampled], scores: Scores, n: int) -> list[Rerank
     groups = []
     for start in range(0, len(samples), n):
         part = samples[start : start + n]
-        answers = [None if s.trace.answer is None else canonical_answer(s.trace.answer) for s in part]
+        answers = [None if s.answer is None else canonical_answer(s.answer) for s in part]
         groups.append(
             RerankGroup(
                 problem_id=part[0].rollout.problem_id,

@@ -15,7 +15,7 @@ from traceward.data.demonstrations import (
     refuse_overlap,
     split_record,
 )
-from traceward.data.grading import Grade, grade
+from traceward.data.grading import Grade, extract_answer, grade
 from traceward.data.tasks import gsm8k, stories
 from traceward.errors import DataError
 from traceward.records import Demonstration, Problem, Trace, Verdict
@@ -50,7 +50,7 @@ def judge_story(problem: Problem, trace: Trace) -> Verdict:
 
 def judge_answer(problem: Problem, trace: Trace) -> Verdict:
     """By the final answer; which step is wrong stays unknown."""
-    found = grade(trace.answer, problem.answer)
+    found = grade(trace.answer or extract_answer("\n".join(trace.steps)), problem.answer)
     return Verdict(found is Grade.CORRECT if problem.answer is not None else None)
 
 
