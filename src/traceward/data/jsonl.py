@@ -190,3 +190,8 @@ def fingerprint_file(path: str | Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path} must be a readable file: got {error.strerror or error}; check the path") from error
+
+
+def is_unwritable(error: Exception) -> bool:
+    """Whether an error is a disk that takes no more. safetensors has a type of its own for that: the text decides."""
+    return any(text in str(error) for text in ("No space left", "File too large", "quota exceeded", "Read-only file"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traceward.data.formats import Format
-from traceward.data.jsonl import fingerprint_file, write_json
+from traceward.data.jsonl import fingerprint_file, is_unwritable, write_json
 from traceward.errors import ConfigError, RewardFileError, RunError
 from traceward.records import Granularity, Head, UnitSpec
 
@@ -39,8 +39,7 @@ def save_reward(reward: RewardModel, directory: Path) -> None:
         _swap(scratch, directory)
     except Exception as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        # safetensors reports a full disk as its own error type, so the class says nothing; the text does.
-        if isinstance(error, OSError) or "No space left" in str(error) or "File too large" in str(error):
+        if isinstance(error, OSError) or is_unwritable(error):
             raise RunError(
                 f"reward must be written whole: got '{error}' at {directory}; free space or choose another place"
             ) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,9 +95,16 @@ def start_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenize
 
 
 def save_policy(run: RunDirectory, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Save a policy with its tokenizer, so that the directory loads on its own."""
-    model.save_pretrained(run.path / "policies" / name)
-    tokenizer.save_pretrained(run.path / "policies" / name)
+    """Save a policy with its tokenizer, so that the directory loads on its own; it is there whole or not at all."""
+    place = run.path / "policies" / name
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=place.parent) as room:
+        whole = Path(room) / name
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        if place.exists():  # an arm's trainer keeps its start policy there
+            shutil.copytree(whole, place, dirs_exist_ok=True)
+        else:
+            whole.replace(place)
 
 
 def write_rollouts(path: Path, rollouts: list[Rollout]) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from traceward.config import Arm, Recipe
 from traceward.data.demonstrations import fingerprint
 from traceward.data.formats import encode
+from traceward.data.jsonl import is_unwritable
+from traceward.errors import RunError
 from traceward.records import Granularity, Head, UnitSpec
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.arms import arm, measure
@@ -212,14 +214,21 @@ def run_stage(path: str, stage: str, threads: int, parent: int) -> None:
         "judge": judge,
         "pairs": pairs,
     }
-    if stage in plain:
-        plain[stage](run)
-    elif stage.startswith("variant:"):
-        variant(run, stage.removeprefix("variant:"))
-    elif stage.startswith("measure:"):
-        measure(run, stage.removeprefix("measure:"))
-    else:
-        arm(run, Arm(stage))
+    try:
+        if stage in plain:
+            plain[stage](run)
+        elif stage.startswith("variant:"):
+            variant(run, stage.removeprefix("variant:"))
+        elif stage.startswith("measure:"):
+            measure(run, stage.removeprefix("measure:"))
+        else:
+            arm(run, Arm(stage))
+    except Exception as error:
+        if is_unwritable(error):
+            raise RunError(
+                f"run must be writable: got '{error}' in stage {stage}; free space and run the same command again"
+            ) from error
+        raise
 
 
 def samples(run: RunDirectory) -> None:
