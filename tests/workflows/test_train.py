@@ -101,6 +101,21 @@ def test_the_gsm8k_recipe_runs_to_its_end(tmp_path: Path, capsys: pytest.Capture
     assert set(first["data"]) == {"split", "train", "test"}
 
 
+def test_fewer_questions_than_a_step_takes_are_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert cli.run(["train", str(ASSETS / "demo.toml"), "--set", "data.questions=0", "--out", str(out)]) == 2
+    assert "questions_per_step must be at most the number of questions: got 24 for 20" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("variant", ["foo", "scalar", "scalar:fine", "scalar:dense:no-corruption"])
+def test_an_unknown_variant_is_refused(variant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", str(ASSETS / "demo.toml"), "--set", f"run.variants=['{variant}']"]) == 2
+    assert f"got '{variant}'" in capsys.readouterr().err
+
+
 def test_another_recipe_in_the_same_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     assert cli.run(["train", str(ASSETS / "demo.toml"), "--out", str(tmp_path)]) == 2

@@ -23,7 +23,6 @@ from trl import GRPOConfig, GRPOTrainer
 from traceward.data.formats import EncodedTrace, Format, encode_prompt, policy_prompt, stated_answer
 from traceward.data.grading import canonical_answer
 from traceward.data.segmentation import Segmenter, unit_index
-from traceward.errors import ConfigError
 from traceward.objectives.advantages import (
     batch_scaled,
     consensus,
@@ -85,13 +84,9 @@ def question_rows(
 ) -> Dataset:
     """The trainer's data set: the prompt as TRL takes it, and the question's id. No answer travels with it.
 
-    Raises ConfigError for fewer questions than one step takes: TRL would drop the batch and train nothing.
+    Raises ConfigError for fewer questions than one step takes.
     """
-    if len(questions) < config.questions_per_step:
-        raise ConfigError(
-            f"adversarial.questions_per_step must be at most the number of questions: got {config.questions_per_step} "
-            f"for {len(questions)}; lower it, or add questions (data.questions)"
-        )
+    config.check_questions(len(questions))
     return Dataset.from_list(
         [{"prompt": policy_prompt(problem, style, tokenizer), "problem_id": problem.id} for problem in questions]
     )

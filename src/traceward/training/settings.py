@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from traceward.errors import ConfigError
 from traceward.records import Baseline, Credit, Granularity, Head, LabelSource, Objective, UnitSpec
 
 
@@ -124,6 +125,14 @@ class AdversarialConfig(Section):
                 "leave-one-out; remove it"
             )
         return self
+
+    def check_questions(self, count: int) -> None:
+        """Raises ConfigError for fewer questions than one step takes: TRL would drop the batch and train nothing."""
+        if count < self.questions_per_step:
+            raise ConfigError(
+                "adversarial.questions_per_step must be at most the number of questions: got "
+                f"{self.questions_per_step} for {count}; lower it, or add questions (data.questions)"
+            )
 
     @property
     def parts(self) -> int:

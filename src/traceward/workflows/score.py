@@ -140,11 +140,7 @@ def _encode(
                 break
             over = _too_long(encoded[name][index], scorer)
             if over and too_long is TooLong.ERROR:
-                faults.add(
-                    record.line,
-                    "steps",
-                    f"must fit {over}; {_MEND_LENGTH}",
-                )
+                faults.add(record.line, "steps", f"must fit {over}; {_MEND_LENGTH}")
                 break
             if over:
                 skipped[index] = f"longer than {over}".replace(": got ", ": ")

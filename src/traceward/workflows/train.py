@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from traceward.config import Arm, Recipe, load_recipe
-from traceward.errors import ConfigError, RunError
+from traceward.errors import RunError
 from traceward.training.run_directory import RunDirectory, command_line
 from traceward.workflows.inputs import load_task
 from traceward.workflows.progress import StageProgress
@@ -42,12 +42,8 @@ def run_recipe(
         extra.append(f"run.seed={seed}")
     resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, extra)
     task = load_task(resolved)
-    asked = len(task.questions) + len(task.demonstrations)
-    if {*resolved.run.arms} - {Arm.SFT} and asked < resolved.adversarial.questions_per_step:
-        raise ConfigError(
-            "adversarial.questions_per_step must be at most the number of questions: got "
-            f"{resolved.adversarial.questions_per_step} for {asked}; lower it, or add questions (data.questions)"
-        )
+    if {*resolved.run.arms} - {Arm.SFT}:  # before anything is trained
+        resolved.adversarial.check_questions(len(task.questions) + len(task.demonstrations))
     run = RunDirectory.create(out or Path("runs") / f"{resolved.run.name}-{resolved.run.seed}", resolved)
     run.write_manifest(command=command_line(), data=task.record, seed=resolved.run.seed)
     started = time.monotonic()
