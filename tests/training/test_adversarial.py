@@ -332,7 +332,7 @@ def test_the_critic_learns_from_questions_with_demonstrations(
     reward = make_reward()
     critic, learned = make_critic(reward, rollouts=16, held_out=0.0), list[Example]()
     loss = critic._loss
-    monkeypatch.setattr(critic, "_loss", lambda e, smoothing: (learned.extend(e), loss(e, smoothing))[1])
+    monkeypatch.setattr(critic, "_loss", lambda e, *rest: (learned.extend(e), loss(e, *rest))[1])
     questions = [Problem(f"new-{i}", f"What is {i} + {i}?") for i in range(4)]
     make_trainer(reward=reward, critic=critic, questions=questions, config={"critic_updates": 1}).train()
     assert {e.trace.key for e in learned} <= {d.problem.id for d in critic.expert}
@@ -348,7 +348,7 @@ def test_held_out_questions_stay_out_of_the_alternation(
     reward = make_reward()
     critic, learned = make_critic(reward, rollouts=16, held_out=0.4), list[Example]()
     loss = critic._loss
-    monkeypatch.setattr(critic, "_loss", lambda e, smoothing: (learned.extend(e), loss(e, smoothing))[1])
+    monkeypatch.setattr(critic, "_loss", lambda e, *rest: (learned.extend(e), loss(e, *rest))[1])
     make_trainer(reward=reward, critic=critic, config={"critic_updates": 1}).train()
     assert not {d.problem.id for d in critic.held_out} & {e.trace.key for e in learned}
 

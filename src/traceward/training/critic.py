@@ -16,7 +16,11 @@ from traceward.data.grading import answers_equal
 from traceward.objectives.discriminator import gail_loss, pair_margins, pairwise_loss, trace_means
 from traceward.records import Demonstration, LabelSource, Objective, Rollout
 from traceward.rewards.model import STEPS, RewardModel
+from traceward.training.learner import Learner, Tables
 from traceward.training.settings import CriticSettings
+
+COMPARING = frozenset({Objective.PAIRWISE})
+"""Objectives that a number added to every logit leaves as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,25 @@ class Critic:
         self.answers = {d.problem.id: d.trace.answer for d in demonstrations}
         self.replay: list[Rollout] = []
         self.updates = 0
-        self.optimiser = torch.optim.AdamW(self._groups(), weight_decay=settings.weight_decay)
+        self.learner = Learner(
+            reward.backbone,
+            torch.optim.AdamW(self._groups(), weight_decay=settings.weight_decay),
+            grad_norm=settings.grad_norm,
+            rows_per_pass=settings.traces_per_pass,
+        )
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """What moves the discriminator's weights."""
+        return self.learner.optimiser
 
     def _groups(self) -> list[dict[str, object]]:
-        new_layer = {
-            id(p) for n, p in self.reward.backbone.named_parameters() if n.startswith(("score.", "classifier."))
-        }
+        head = {n: p for n, p in self.reward.backbone.named_parameters() if n.startswith(("score.", "classifier."))}
+        for name, parameter in head.items():
+            if name.endswith(".bias"):
+                # Where only differences count, its gradient is rounding noise, which Adam would scale to full steps.
+                parameter.requires_grad_(self.settings.objective not in COMPARING)
+        new_layer = {id(p) for p in head.values()}
         trained = [p for p in self.reward.backbone.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if id(p) not in new_layer], "lr": self.settings.learning_rate},
@@ -115,19 +132,22 @@ class Critic:
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
-    def _loss(self, examples: Sequence[Example], smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, (B,) trace logits, (B,) labels."""
+    def _tables(self, examples: Sequence[Example]) -> Tables:
+        """Of every unit, (B, U) each: its logit, 1 where its label is known, 1 where it is there."""
         batch = self.reward.batch([e.trace for e in examples])
-        labels = torch.tensor([e.label for e in examples], device=batch.unit.device)
-        weight = batch.unit_mask.float()
+        there = batch.unit_mask.float()
+        known = there
         if any(e.wrong_step is not None for e in examples):
-            weight = weight * self._wrong_units(examples, batch.unit)
-        logits = self.reward.unit_logits(batch)
-        trace_logits, _ = trace_means(logits.detach(), batch.unit_mask.float())
+            known = there * self._wrong_units(examples, batch.unit)
+        return self.reward.unit_logits(batch), known, there
+
+    def _loss(self, examples: Sequence[Example], tables: Tables, smoothing: float) -> Tensor:
+        logits, known, _ = tables
+        labels = _labels(examples).to(logits.device)
         if self.settings.objective is Objective.PAIRWISE:
-            questions = _questions(examples).to(labels.device)
-            return pairwise_loss(logits, labels, weight, questions, smoothing=smoothing), trace_logits, labels
-        return gail_loss(logits, labels, weight, smoothing=smoothing), trace_logits, labels
+            questions = _questions(examples).to(logits.device)
+            return pairwise_loss(logits, labels, known, questions, smoothing=smoothing)
+        return gail_loss(logits, labels, known, smoothing=smoothing)
 
     def _wrong_units(self, examples: Sequence[Example], unit_BT: Tensor) -> Tensor:  # noqa: N803
         """(B, U) 1 where a unit's label is known: for a corruption, the units that hold the end of its wrong step."""
@@ -153,22 +173,24 @@ class Critic:
             self.positives(experts) + self.corruptions(experts, self.rng) + self.rollouts(self._draw(fresh, experts))
         )
         self.reward.train()
-        device = self.reward.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self._dropout.getrandbits(32))
-            loss, logits, labels = self._loss(examples, self.settings.smoothing)
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.reward.backbone.parameters(), self.settings.grad_norm)
-        self.optimiser.step()
+        seed, device = self._dropout.getrandbits(32), self.reward.device
+
+        def forward(rows: list[int]) -> Tables:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(seed + rows[0])  # a part that goes forward twice drops the same units twice
+                return self._tables([examples[row] for row in rows])
+
+        smoothing = self.settings.smoothing
+        done = self.learner.step(len(examples), forward, lambda tables: self._loss(examples, tables, smoothing))
         self.reward.eval()
         self.updates += 1
+        logits, labels = _trace_logits(done.tables), _labels(examples).to(device)
         return {
-            "loss": loss.item(),
+            "loss": done.loss,
             "accuracy": self._accuracy(examples, logits, labels),
             "logit_expert": logits[labels == 1].mean().item(),
             "logit_rollout": logits[labels == 0].mean().item(),
-            "grad_norm": float(norm),
+            "grad_norm": done.grad_norm,
         }
 
     def _accuracy(self, examples: Sequence[Example], logits: Tensor, labels: Tensor) -> float:
@@ -184,10 +206,23 @@ class Critic:
         """Loss (no smoothing) and AUROC of trace logits on `examples`, in evaluation mode; pairwise, whose logits say
         nothing across questions, AUROC within questions: the share of pairs in order."""
         self.reward.eval()
-        loss, logits, labels = self._loss(examples, 0.0)
+        tables = self.learner.look(len(examples), lambda rows: self._tables([examples[row] for row in rows]))
+        loss = self._loss(examples, tables, 0.0)
+        logits, labels = _trace_logits(tables), _labels(examples).to(tables[0].device)
         if self.settings.objective is Objective.PAIRWISE:
             return loss.item(), self._accuracy(examples, logits, labels)
         return loss.item(), float(roc_auc_score(labels.cpu(), logits.cpu()))
+
+
+def _labels(examples: Sequence[Example]) -> Tensor:
+    """(B,) 1 for experts."""
+    return torch.tensor([e.label for e in examples])
+
+
+def _trace_logits(tables: Tables) -> Tensor:
+    """(B,) the mean logit over all units of each trace."""
+    logits, _, there = tables
+    return trace_means(logits, there)[0]
 
 
 def _questions(examples: Sequence[Example]) -> Tensor:

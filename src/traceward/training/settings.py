@@ -59,6 +59,9 @@ class CriticSettings(Section):
     """Expert traces per update."""
     rollouts: int = Field(default=32, ge=1)
     """Policy traces per update, fresh and replayed."""
+    traces_per_pass: int = Field(default=64, ge=1)
+    """Traces of an update, or of a look, that go through the model at once in each process; fewer need less memory and
+    give the same update, for a second forward pass."""
     corruptions: float = Field(default=1.0, ge=0)
     """Corrupted expert traces per expert trace."""
     exclude_corruptions: tuple[str, ...] = ()

@@ -1,0 +1,164 @@
+"""Several processes that do the work of one.
+
+Every process runs the same program, from the same seeds, on the whole round: token ids are small, so each holds the
+rollouts of all. Only passes through a model are divided, and what they give comes back to every process. Class weights,
+means, group centring, whitening and every credit rule are then computed from the whole batch by the code that one
+process runs; no equation knows how many processes there are.
+
+accelerate starts the processes and their communication (`join`). Alone, every function here does the plain thing.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from traceward.data.formats import EncodedTrace
+    from traceward.records import Rollout, ScoredTrace, UnitSpec
+    from traceward.rewards.model import TraceScorer
+
+P = ParamSpec("P")
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+PER_CALL = 256  # sequences that are sampled at once
+
+
+def launched() -> bool:
+    """Whether accelerate or torchrun started this process beside others. Reads the environment only, without torch."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join() -> None:
+    """Join the processes started beside this one, on its own GPU where there is one; a second call does nothing."""
+    if not launched():
+        return
+    import torch
+    from accelerate import PartialState
+
+    if not torch.distributed.is_initialized():
+        PartialState(cpu=not torch.cuda.is_available())
+
+
+def place() -> tuple[int, int]:
+    """This process's number and how many there are; (0, 1) for one that is alone or has not joined."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and speaks."""
+    return place()[0] == 0
+
+
+def wait() -> None:
+    """Until every process has come this far."""
+    if place()[1] > 1:
+        from torch import distributed
+
+        distributed.barrier()
+
+
+def on_main(write: Callable[P, None]) -> Callable[P, None]:
+    """`write` by the main process alone; the others go on when it is done, so what they read is there."""
+
+    @functools.wraps(write)
+    def once(*arguments: P.args, **options: P.kwargs) -> None:
+        if is_main():
+            write(*arguments, **options)
+        wait()
+
+    return once
+
+
+def everyone(items: Sequence[Item]) -> list[Item]:
+    """The items of all processes, in the order of the processes, on every process. Tensors must lie on the CPU."""
+    count = place()[1]
+    if count == 1:
+        return list(items)
+    from torch import distributed
+
+    found: list[Any] = [None] * count
+    distributed.all_gather_object(found, list(items))
+    return [item for part in found for item in part]
+
+
+def share(work: Sequence[Item]) -> list[tuple[Item, bool]]:
+    """This process's part of `work`, and whether an item is its own or a stand-in whose result nobody uses.
+
+    All processes get the same number of items: a pass through sharded weights waits for all of them.
+    """
+    index, count = place()
+    return [
+        (work[min(start + index, len(work) - 1)], start + index < len(work)) for start in range(0, len(work), count)
+    ]
+
+
+def shared(work: Sequence[Item], run: Callable[[Item], Found]) -> list[Found]:
+    """`run` of every item, in order, on every process; each item is run by one of them."""
+    index, count = place()
+    found = [(result, own) for item, own in share(work) for result in [run(item)]]
+    numbered = [(at * count + index, result) for at, (result, own) in enumerate(found) if own]
+    return [result for _, result in sorted(everyone(numbered), key=lambda pair: pair[0])]
+
+
+def shared_scores(scorer: TraceScorer, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None) -> list[ScoredTrace]:
+    """`scorer.score_encoded` with its batches divided; they are those of one process, so the scores are its bits."""
+    from traceward.rewards.batches import by_length
+
+    batches = list(by_length(traces))
+    found = shared(batches, lambda rows: scorer.score_encoded([traces[row] for row in rows], spec=spec))
+    by_row = {
+        row: score for rows, scores in zip(batches, found, strict=True) for row, score in zip(rows, scores, strict=True)
+    }
+    return [by_row[row] for row in range(len(traces))]
+
+
+def shared_samples(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[str, tuple[int, ...]]],
+    *,
+    n: int,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> list[list[Rollout]]:
+    """`sample` with the prompts divided. Every call has a seed of its own, so the rollouts are the same from any
+    number of processes."""
+    from traceward.sampling import sample
+
+    per_call = max(1, PER_CALL // n)
+
+    def call(start: int) -> list[list[Rollout]]:
+        return sample(
+            policy,
+            tokenizer,
+            prompts[start : start + per_call],
+            n=n,
+            max_new_tokens=max_new_tokens,
+            seed=seed + start,
+            temperature=temperature,
+            batch=PER_CALL,
+        )
+
+    return [group for groups in shared(range(0, len(prompts), per_call), call) for group in groups]
+
+
+def whole_weights(model: nn.Module) -> dict[str, Any] | None:
+    """The whole weights of a model that FSDP2 has sharded, on the main process's CPU (empty elsewhere); None for one
+    that every process holds whole. All processes must call it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(model, FSDPModule):
+        return None
+    return dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)))

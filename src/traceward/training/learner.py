@@ -1,0 +1,158 @@
+"""An optimiser step on a loss over a whole batch, in any number of passes and processes.
+
+A discriminator's loss is a function of the unit logits of all rows. They are brought together first; the loss of the
+whole batch then gives every row its gradient, and each part goes backward with that of its rows. So class weights,
+pairs and means are those of the whole batch, whatever lies in a part, for any loss. With several parts a process,
+each goes forward twice: memory for one part is paid with a second pass.
+Source: gradient caching (Gao et al. 2021, arXiv 2101.06983).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from traceward.training.distribution import everyone, place, share, shared
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Tables = tuple[Tensor, ...]
+"""(B, U) each, 0 where a row has no unit: the logits first, then what else the loss wants of every unit."""
+Forward = Callable[[list[int]], Tables]
+"""Row numbers -> their tables; U may differ from call to call."""
+Loss = Callable[[Tables], Tensor]
+"""The tables of all rows -> a scalar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step did, and the tables that it started from."""
+
+    loss: float
+    tables: Tables
+    grad_norm: float
+
+
+class Through(nn.Module):
+    """Runs a function that calls `backbone`: DDP and DeepSpeed reduce gradients of what happens in a forward only.
+
+    The policy's mixed precision does not reach in here: a discriminator scores as it learns.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, function: Callable[[], Tables]) -> Tables:
+        """What `function` returns."""
+        device = next(self.backbone.parameters()).device.type
+        with torch.autocast(device, enabled=False):
+            return function()
+
+
+class Learner:
+    """A backbone with its optimiser. `prepare` hands both to accelerate; without it, one process learns alone."""
+
+    def __init__(
+        self, backbone: nn.Module, optimiser: torch.optim.Optimizer, *, grad_norm: float, rows_per_pass: int
+    ) -> None:
+        self.backbone = backbone
+        self.optimiser = optimiser
+        self.grad_norm = grad_norm
+        self.rows_per_pass = rows_per_pass
+        self.accelerator: Accelerator | None = None
+        self._run: nn.Module = Through(backbone)
+        self._reduced: nn.Module = self._run
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Let accelerate distribute backbone and optimiser: DDP around it, or FSDP2 inside it."""
+        if accelerator.is_fsdp2:
+            # Sharded in place, so that scoring, which calls the backbone too, finds the weights.
+            self._reduced, self.optimiser = accelerator.prepare(self.backbone, self.optimiser)
+        else:
+            self._run, self.optimiser = accelerator.prepare(self._run, self.optimiser)
+            self._reduced = self._run
+        self.accelerator = accelerator
+
+    # ---- parts ---------------------------------------------------------------------------------------------------
+
+    def _parts(self, count: int) -> list[list[int]]:
+        """Rows in parts of at most `rows_per_pass`, as many for every process; neighbours go to different parts, since
+        rows of one kind lie together and are of similar length."""
+        processes = place()[1]
+        passes = -(-count // (processes * self.rows_per_pass))
+        return [list(range(count))[at :: passes * processes] for at in range(min(count, passes * processes))]
+
+    def look(self, count: int, forward: Forward) -> Tables:
+        """The tables of rows 0 .. count - 1, on every process, without gradients."""
+        with torch.no_grad():
+            return self._whole(count, shared(self._parts(count), lambda rows: (rows, _on_cpu(forward(rows)))))
+
+    def _whole(self, count: int, parts: Sequence[tuple[list[int], Tables]]) -> Tables:
+        width = max(tables[0].shape[1] for _, tables in parts)
+        whole = tuple(torch.zeros(count, width, dtype=table.dtype) for table in parts[0][1])
+        for rows, tables in parts:
+            for into, table in zip(whole, tables, strict=True):
+                into[rows, : table.shape[1]] = table
+        device = next(self.backbone.parameters()).device
+        return tuple(table.to(device) for table in whole)
+
+    # ---- learning ------------------------------------------------------------------------------------------------
+
+    def step(self, count: int, forward: Forward, loss: Loss) -> Step:
+        """One optimiser step on `loss` over rows 0 .. count - 1; every process ends with the same weights."""
+        mine = share(self._parts(count))
+        once = len(mine) == 1
+        with torch.set_grad_enabled(once):
+            run = self._run if once else Through(self.backbone)
+            found = [run(partial(forward, rows)) for rows, _ in mine]
+        parts = [(rows, _on_cpu(tables)) for (rows, own), tables in zip(mine, found, strict=True) if own]
+        logits, *others = self._whole(count, everyone(parts))
+        value = loss((logits.requires_grad_(), *others))
+        (gradient,) = torch.autograd.grad(value, logits)
+        with self._steps_now():
+            self.optimiser.zero_grad()
+            for at, (rows, own) in enumerate(mine):
+                with self._reducing(at == len(mine) - 1):
+                    own_logits = (found[at] if once else self._run(partial(forward, rows)))[0]
+                    # Processes average their gradients; the whole batch wants the sum.
+                    wanted = gradient[rows, : own_logits.shape[1]] * (place()[1] if own else 0)
+                    (own_logits * wanted).sum().backward()
+            norm = self._clip()
+            self.optimiser.step()
+        return Step(value.item(), (logits.detach(), *others), norm)
+
+    @contextmanager
+    def _steps_now(self) -> Iterator[None]:
+        """accelerate lets no optimiser step between the backward passes of a policy step, and the discriminator learns
+        before the first of them: without this, its steps would silently do nothing."""
+        if self.accelerator is None:
+            yield
+            return
+        state = self.accelerator.gradient_state
+        before = state.sync_gradients
+        state._set_sync_gradients(True)
+        try:
+            yield
+        finally:
+            state._set_sync_gradients(before)
+
+    def _reducing(self, now: bool) -> AbstractContextManager[None]:
+        """Gradients are reduced over the processes once, with the last part."""
+        return nullcontext() if now or self.accelerator is None else self.accelerator.no_sync(self._reduced)
+
+    def _clip(self) -> float:
+        clip: Any = torch.nn.utils.clip_grad_norm_ if self.accelerator is None else self.accelerator.clip_grad_norm_
+        norm = clip(self.backbone.parameters(), self.grad_norm)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def _on_cpu(tables: Tables) -> Tables:
+    return tuple(table.detach().cpu() for table in tables)
