@@ -12,7 +12,7 @@ import traceward
 from traceward.config import Arm, Recipe, load_recipe, resolve
 from traceward.data.formats import Format
 from traceward.errors import ConfigError
-from traceward.records import Credit, Granularity, Head, LabelSource, UnitSpec
+from traceward.records import Credit, Granularity, Head, LabelSource, Start, UnitSpec
 
 RECIPES = sorted(
     [
@@ -152,6 +152,13 @@ def test_a_malformed_override_is_told(recipe: Path, override: str) -> None:
 
 def test_an_override_below_a_value_is_told(recipe: Path) -> None:
     assert "'test' is a value" in refusal(recipe, "data.test.deep=1")
+
+
+def test_held_out_demonstrations_must_be_unseen(tmp_path: Path) -> None:
+    recipe = tmp_path / "run.toml"
+    recipe.write_text('[reward]\nstart = "sft"\n', encoding="utf-8")
+    assert "critic.held_out must be 0 with reward.start 'sft'" in refusal(recipe)
+    assert load_recipe(recipe, ["critic.held_out=0"]).reward.start is Start.SFT
 
 
 def test_a_task_with_files_needs_a_path_and_stories_take_none(recipe: Path) -> None:

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from traceward.data.formats import Format
 from traceward.errors import ConfigError
-from traceward.records import Granularity, Head
+from traceward.records import Granularity, Head, Start
 from traceward.training.settings import AdversarialConfig, CriticSettings, RewardSettings, Section, SFTSettings
 
 
@@ -46,6 +46,8 @@ class RunSettings(Section):
     seed: int = 0
     arms: tuple[Arm, ...] = (Arm.SFT, Arm.ADVERSARIAL)
     """Policies; leave it empty to learn a reward only."""
+    start: Start = Start.BASE
+    """The policy that every arm but `sft` starts from; warm-up then takes half of its rollouts from it."""
     variants: tuple[str, ...] = ()
     """Further rewards for the comparison table: HEAD:GRANULARITY, with ":no-corruptions" or ":no-operator-flip"."""
 
@@ -137,6 +139,15 @@ class Recipe(Section):
     critic: CriticSettings = CriticSettings()
     adversarial: AdversarialConfig = AdversarialConfig()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _held_out_is_unseen(self) -> Recipe:
+        if self.reward.start is Start.SFT and self.critic.held_out:
+            raise ValueError(
+                "critic.held_out must be 0 with reward.start 'sft', whose weights have seen every demonstration: got "
+                f"{self.critic.held_out}; set it to 0, warm-up then does all its updates"
+            )
+        return self
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

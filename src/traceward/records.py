@@ -55,6 +55,13 @@ class Credit(StrEnum):
     CONSENSUS = "consensus"  # a trace earns 1 for the answer that the group's weighted vote names
 
 
+class Start(StrEnum):
+    """Whose weights a policy or a reward starts from."""
+
+    BASE = "base"
+    SFT = "sft"  # the base after supervised fine-tuning on the demonstrations
+
+
 class Baseline(StrEnum):
     """What is subtracted from a rollout's reward."""
 

@@ -10,12 +10,16 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from traceward.config import Recipe
+from traceward.config import Arm, Recipe, resolve
+from traceward.data.jsonl import write_jsonl
+from traceward.data.tasks import stories
 from traceward.errors import RunError
 from traceward.loading import load_policy
+from traceward.rewards.model import RewardModel
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows import stages
-from traceward.workflows.inputs import save_policy
+from traceward.workflows.arms import arm
+from traceward.workflows.inputs import base_policy, quiet, read_rollouts, save_policy, sft_policy
 
 
 @pytest.mark.parametrize(
@@ -60,3 +64,44 @@ def test_a_policy_is_there_whole_or_not_at_all(
     save_policy(run, "sft", model, tokenizer)
     again, _ = load_policy(run.path / "policies" / "sft", run.path / "policies" / "sft")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def weights_equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_what_starts_from_sft_has_its_weights(tmp_path: Path, policy: Path) -> None:
+    for split, seed in (("train", 1), ("test", 2)):
+        rows = [
+            {"question": d.problem.question, "steps": list(d.trace.steps), "answer": d.trace.answer}
+            for d in stories.demonstrations(6, seed=seed, relations=(2, 2))
+        ]
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    tree = {
+        "run": {"start": "sft", "arms": ["reward_frozen"]},
+        "data": {"task": "jsonl", "path": str(tmp_path), "test": 2, "validation": 0},
+        "policy": {"path": str(policy)},
+        "sft": {"steps": 2, "learning_rate": 0.1},
+        "reward": {"start": "sft"},
+        "critic": {"held_out": 0, "warmup_updates": 0, "rollouts_per_question": 2},
+        "adversarial": {"steps": 1, "questions_per_step": 2, "group": 2, "max_new_tokens": 4, "learning_rate": 1e-9},
+        "evaluation": {"policy_samples": 1},
+    }
+    run = RunDirectory.create(tmp_path / "run", resolve(tree, where="test"))
+    quiet()
+    stages.sft(run)
+    stages.rollouts(run)
+    stages.reward(run)
+    base, _ = base_policy(run)
+    tuned, _ = sft_policy(run)
+    assert not weights_equal(base, tuned)
+    learned = RewardModel.load(run.path / "reward")
+    assert learned.reference is not None
+    assert weights_equal(learned.backbone, tuned)
+    assert weights_equal(learned.reference, base)
+    rollouts = read_rollouts(run.path / "data" / "rollouts.jsonl")
+    ids = [r.problem_id for r in rollouts]
+    assert ids[: len(ids) // 2] == ids[len(ids) // 2 :]
+    arm(run, Arm.REWARD_FROZEN)
+    start = run.path / "policies" / "reward_frozen" / "start-policy"
+    assert weights_equal(load_policy(start, start)[0], tuned)

@@ -34,6 +34,16 @@ def test_a_policy_from_nothing_is_made_first() -> None:
     assert plan(recipe)["rollouts"] == ("pretrain",)
 
 
+def test_a_start_from_sft_waits_for_it() -> None:
+    plain = load_recipe(ASSETS / "demo.toml", ["run.arms=['outcome']"])
+    assert "sft" not in plan(plain)
+    from_sft = load_recipe(ASSETS / "demo.toml", ["run.arms=['outcome']", "run.start=sft"])
+    assert plan(from_sft)["outcome"] == plan(from_sft)["rollouts"] == ("sft",)
+    reward = load_recipe(ASSETS / "demo.toml", ["run.arms=[]", "reward.start=sft", "critic.held_out=0"])
+    assert plan(reward)["reward"] == ("rollouts", "sft")
+    assert plan(reward)["rollouts"] == ()
+
+
 def test_a_small_demo_ends_with_results_and_a_report(tmp_path: Path) -> None:
     out = tmp_path / "run"
     few = ["run.arms=['sft', 'adversarial']", "run.variants=['scalar:sparse:no-corruptions']"]

@@ -94,6 +94,13 @@ class RewardModel(nn.Module):
         pad = self.tokenizer.pad_token_id or 0
         return collate(traces, self.segmenter, spec or self.spec, pad_id=pad, context=self.context).to(self.device)
 
+    def start_from(self, policy: PreTrainedModel) -> None:
+        """Put the weights of `policy` (same architecture) under the head; a log-ratio's reference stays as it is."""
+        if self.reference is None:
+            self.backbone.base_model.load_state_dict(policy.base_model.state_dict())
+        else:
+            self.backbone.load_state_dict(policy.state_dict())
+
     def unit_logits(self, batch: TraceBatch) -> Tensor:
         """(B, U) the logit of every unit; 0 where `batch.unit_mask` is False."""
         if self.reference is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from traceward.errors import ConfigError
-from traceward.records import Baseline, Credit, Granularity, Head, LabelSource, Objective, UnitSpec
+from traceward.records import Baseline, Credit, Granularity, Head, LabelSource, Objective, Start, UnitSpec
 
 
 class Section(BaseModel):
@@ -26,6 +26,8 @@ class RewardSettings(Section):
     """Tokens per unit; left out, a unit is a step."""
     beta: float = Field(default=1.0, gt=0)
     """Scale of the log-ratio in the logit."""
+    start: Start = Start.BASE
+    """Weights of its backbone before warm-up. A log-ratio's reference is the base either way."""
 
     @model_validator(mode="after")
     def _interval_fits(self) -> RewardSettings:

@@ -10,11 +10,13 @@ from traceward.records import Credit
 from traceward.training.run_directory import RunDirectory
 from traceward.training.settings import AdversarialConfig
 from traceward.workflows.inputs import (
+    base_policy,
     judged_demonstrations,
     load_task,
     read_rollouts,
     save_policy,
     seeded,
+    sft_policy,
     start_policy,
 )
 
@@ -74,7 +76,6 @@ def arm(run: RunDirectory, name: Arm) -> None:
 def _scorer(
     run: RunDirectory, recipe: Recipe, task: Task, name: Arm
 ) -> tuple[TraceScorer, Critic | None, AdversarialConfig]:
-    from traceward.loading import load_policy
     from traceward.rewards.model import RewardModel
     from traceward.rewards.rivals import LogProbScorer, UniformScorer
     from traceward.training.critic import Critic
@@ -84,8 +85,7 @@ def _scorer(
     if name is Arm.MAJORITY_CONSENSUS:
         return UniformScorer(recipe.data.format), None, vote
     if name is Arm.SFT_LOGPROB_CONSENSUS:
-        tuned = run.path / "policies" / "sft"
-        return LogProbScorer(*load_policy(tuned, tuned), recipe.data.format), None, vote
+        return LogProbScorer(*sft_policy(run), recipe.data.format), None, vote
     learned = RewardModel.load(run.path / "reward")
     if name is Arm.REWARD_FROZEN:
         return learned, None, frozen
@@ -99,13 +99,8 @@ def _scorer(
 
 def measure(run: RunDirectory, name: str) -> None:
     """Measure a policy that needs no further training: `base` or `sft`."""
-    from traceward.loading import load_policy
     from traceward.workflows.measure import measure_policy
 
     recipe = run.recipe()
-    if name == "base":
-        model, tokenizer = start_policy(run)
-    else:
-        place = run.path / "policies" / name
-        model, tokenizer = load_policy(place, place)
+    model, tokenizer = {"base": base_policy, "sft": sft_policy}[name](run)
     run.finish(f"measure-{name}", measure_policy(model, tokenizer, load_task(recipe), recipe))

@@ -15,7 +15,7 @@ from traceward.config import Recipe
 from traceward.data.formats import encode_prompt
 from traceward.data.jsonl import read_jsonl, write_jsonl
 from traceward.data.tasks.registry import Task, jsonl_task, stories_task
-from traceward.records import Demonstration, Rollout, StopReason
+from traceward.records import Demonstration, Rollout, Start, StopReason
 from traceward.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -87,11 +87,24 @@ def policy_places(run: RunDirectory) -> tuple[str, str]:
     return recipe.policy.path, recipe.policy.path
 
 
-def start_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model all policies start from, freshly loaded."""
+def base_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The untrained model, freshly loaded."""
     from traceward.loading import load_policy
 
     return load_policy(*policy_places(run))
+
+
+def sft_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What supervised fine-tuning left, freshly loaded."""
+    from traceward.loading import load_policy
+
+    place = run.path / "policies" / "sft"
+    return load_policy(place, place)
+
+
+def start_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What every arm but `sft` starts from, freshly loaded."""
+    return sft_policy(run) if run.recipe().run.start is Start.SFT else base_policy(run)
 
 
 def save_policy(run: RunDirectory, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

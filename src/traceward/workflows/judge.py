@@ -24,7 +24,7 @@ from traceward.evaluation.rerank import RerankGroup, rerank_curve, rerank_table
 from traceward.evaluation.statistics import Estimate, auroc, length_controlled_auroc, length_correlation
 from traceward.records import Head, Rollout, ScoredTrace, Trace, Verdict
 from traceward.training.run_directory import RunDirectory
-from traceward.workflows.inputs import load_task, read_rollouts, start_policy
+from traceward.workflows.inputs import base_policy, load_task, read_rollouts, sft_policy
 
 if TYPE_CHECKING:
     from traceward.rewards.model import RewardModel, TraceScorer
@@ -163,7 +163,6 @@ def judge_reward(run: RunDirectory, reward: RewardModel) -> dict[str, Any]:
 
 def judge_run(run: RunDirectory) -> dict[str, Any]:
     """All figures of the run's own reward beside base and SFT log-prob; writes examples.jsonl."""
-    from traceward.loading import load_policy
     from traceward.rewards.model import RewardModel
     from traceward.rewards.rivals import LogProbScorer
 
@@ -173,11 +172,10 @@ def judge_run(run: RunDirectory) -> dict[str, Any]:
     style = recipe.data.format
     scorers: dict[str, TraceScorer] = {
         "reward": RewardModel.load(run.path / "reward"),
-        "base_logprob": LogProbScorer(*start_policy(run), style),
+        "base_logprob": LogProbScorer(*base_policy(run), style),
     }
-    tuned = run.path / "policies" / "sft"
     if run.part("sft") is not None:
-        scorers["sft_logprob"] = LogProbScorer(*load_policy(tuned, tuned), style)
+        scorers["sft_logprob"] = LogProbScorer(*sft_policy(run), style)
     scores = score_all(scorers, samples)
     write_jsonl(run.path / "examples.jsonl", examples(samples, scores["reward"], task, recipe))
     return judge_samples(samples, scores, recipe.evaluation.samples)

@@ -14,7 +14,7 @@ from traceward.data.jsonl import write_jsonl
 from traceward.evaluation.statistics import auroc, paired_difference
 from traceward.records import Rollout, ScoredTrace, StopReason
 from traceward.training.run_directory import RunDirectory
-from traceward.workflows.inputs import load_task, prompts_of, seeded, start_policy
+from traceward.workflows.inputs import base_policy, load_task, prompts_of, seeded
 
 SAMPLES = 8
 TOLERANCE = 0.05  # of the expert's length, at least one token
@@ -43,7 +43,7 @@ def matched_pairs(run: RunDirectory) -> None:
 
     recipe = run.recipe()
     task = load_task(recipe)
-    model, tokenizer = start_policy(run)
+    model, tokenizer = base_policy(run)
     reward = RewardModel.load(run.path / "reward")
     groups = sample(
         model,

@@ -14,10 +14,11 @@ from traceward.data.demonstrations import fingerprint
 from traceward.data.formats import encode
 from traceward.data.jsonl import is_unwritable
 from traceward.errors import RunError
-from traceward.records import Granularity, Head, UnitSpec
+from traceward.records import Granularity, Head, Start, UnitSpec
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.arms import arm, measure
 from traceward.workflows.inputs import (
+    base_policy,
     judged_demonstrations,
     load_task,
     prompts_of,
@@ -25,6 +26,7 @@ from traceward.workflows.inputs import (
     read_rollouts,
     save_policy,
     seeded,
+    sft_policy,
     start_policy,
     write_rollouts,
 )
@@ -60,7 +62,7 @@ def sft(run: RunDirectory) -> None:
 
     recipe = run.recipe()
     task = load_task(recipe)
-    model, tokenizer = start_policy(run)
+    model, tokenizer = base_policy(run)
     traces = [encode(d.problem, d.trace, recipe.data.format, tokenizer) for d in task.demonstrations]
     with run.metrics("sft") as metrics:
         rows = supervised_fine_tune(
@@ -77,22 +79,28 @@ def sft(run: RunDirectory) -> None:
 
 
 def rollouts(run: RunDirectory) -> None:
-    """Samples of the start policy on the demonstrations' questions: the discriminator's first negatives."""
+    """Samples on the demonstrations' questions, the discriminator's first negatives: of the base, and half of them of
+    the policy that the arms start from where that is another one."""
     from traceward.sampling import sample
 
     recipe = run.recipe()
     task = load_task(recipe)
-    model, tokenizer = start_policy(run)
-    groups = sample(
-        model,
-        tokenizer,
-        prompts_of(judged_demonstrations(task, recipe), recipe, tokenizer),
-        n=recipe.critic.rollouts_per_question,
-        max_new_tokens=recipe.adversarial.max_new_tokens,
-        seed=seeded(recipe, "rollouts"),
-        temperature=recipe.adversarial.temperature,
-    )
-    found = [rollout for group in groups for rollout in group]
+    policies = [base_policy(run)] if recipe.run.start is Start.BASE else [base_policy(run), start_policy(run)]
+    each = -(-recipe.critic.rollouts_per_question // len(policies))
+    found = [
+        rollout
+        for model, tokenizer in policies
+        for group in sample(
+            model,
+            tokenizer,
+            prompts_of(judged_demonstrations(task, recipe), recipe, tokenizer),
+            n=each,
+            max_new_tokens=recipe.adversarial.max_new_tokens,
+            seed=seeded(recipe, "rollouts"),
+            temperature=recipe.adversarial.temperature,
+        )
+        for rollout in group
+    ]
     write_rollouts(run.path / "data" / "rollouts.jsonl", found)
     run.finish("rollouts", {"rollouts": len(found)})
 
@@ -106,11 +114,13 @@ def learn_reward(
     from traceward.training.warmup import warm_up
 
     task = load_task(recipe)
-    model, tokenizer = start_policy(run)
+    model, tokenizer = base_policy(run)
     seed = seeded(recipe, stage)
     reward = new_reward(
         model, tokenizer, head=head, spec=spec, style=recipe.data.format, beta=recipe.reward.beta, seed=seed
     )
+    if recipe.reward.start is Start.SFT:
+        reward.start_from(sft_policy(run)[0])
     critic = Critic(reward, judged_demonstrations(task, recipe), recipe.critic, seed=recipe.run.seed)
     with run.metrics(stage) as metrics:
         done = warm_up(critic, read_rollouts(run.path / "data" / "rollouts.jsonl"), log=metrics.log)
@@ -237,7 +247,7 @@ def samples(run: RunDirectory) -> None:
 
     recipe = run.recipe()
     task = load_task(recipe)
-    model, tokenizer = start_policy(run)
+    model, tokenizer = base_policy(run)
     groups = sample(
         model,
         tokenizer,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from traceward.config import Arm, Recipe, load_recipe
 from traceward.errors import RunError
+from traceward.records import Start
 from traceward.training.run_directory import RunDirectory, command_line
 from traceward.workflows.inputs import load_task
 from traceward.workflows.progress import StageProgress
@@ -56,11 +57,13 @@ def plan(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Stage -> the stages it waits for, in the order they are started."""
     first = ("pretrain",) if recipe.policy.path == "scratch" else ()
     stages: dict[str, tuple[str, ...]] = {"pretrain": ()} if first else {}
-    stages["rollouts"] = first
-    needs_sft = bool({Arm.SFT, Arm.SFT_LOGPROB_CONSENSUS} & set(recipe.run.arms))
-    stages["reward"] = ("rollouts",)
+    needs_start = Start.SFT in (recipe.run.start, recipe.reward.start)
+    needs_sft = bool({Arm.SFT, Arm.SFT_LOGPROB_CONSENSUS} & set(recipe.run.arms)) or needs_start
     if needs_sft:
         stages["sft"] = first
+    start = ("sft",) if recipe.run.start is Start.SFT else first
+    stages["rollouts"] = start
+    stages["reward"] = ("rollouts", *(("sft",) if recipe.reward.start is Start.SFT else ()))
     waits = {
         Arm.ADVERSARIAL: ("reward",),
         Arm.REWARD_FROZEN: ("reward",),
@@ -69,7 +72,7 @@ def plan(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     # The longest stages first: with few workers that ends soonest.
     for arm in sorted(recipe.run.arms, key=lambda a: (a not in waits, str(a))):
         if arm is not Arm.SFT:
-            stages[str(arm)] = waits.get(arm, first)
+            stages[str(arm)] = waits.get(arm, start)
     stages["samples"] = first
     if recipe.run.arms:
         stages["measure:base"] = first
