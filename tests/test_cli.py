@@ -12,7 +12,7 @@ import pytest
 import torch
 import typer
 
-from traceward import __version__, cli, tables
+from traceward import __version__, cli, environment, tables
 from traceward.errors import ConfigError, DataError
 from traceward.evaluation.statistics import Estimate
 
@@ -110,6 +110,7 @@ def test_train_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch, capsys: 
         calls.append((recipe, options))
         return Path("runs/one")
 
+    _planted(monkeypatch, "traceward.ablation.grid", is_grid=lambda path: path.name == "grid.toml")
     _planted(monkeypatch, "traceward.workflows.train", run_recipe=run_recipe)
     _planted_report(monkeypatch)
     assert cli.run(["train", "a.toml", "--set", "data.test=5", "--set", "run.name=x", "--seed", "2"]) == 0
@@ -189,13 +190,14 @@ def test_threads_are_set_only_where_the_environment_says_so(
     monkeypatch.delenv("OMP_NUM_THREADS")
     if value is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", value)
-    cli._pin_threads()
+    environment.pin_threads()
     assert seen == calls
 
 
 def test_the_process_that_orders_a_run_stays_without_torch() -> None:
     code = (
-        "import sys, traceward.workflows.demo; from traceward import cli; cli._threads(); print('torch' in sys.modules)"
+        "import sys, traceward.workflows.demo, traceward.ablation.run; from traceward import cli, environment; "
+        "environment.threads(); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 import traceward
+from traceward.ablation.grid import is_grid
 from traceward.config import Arm, Recipe, load_recipe, resolve
 from traceward.data.formats import Format
 from traceward.errors import ConfigError
 from traceward.records import Credit, Granularity, Head, LabelSource, Start, UnitSpec
 
-RECIPES = sorted(
-    [
-        *(Path(__file__).parents[1] / "recipes").glob("*.toml"),
-        *(Path(traceward.__file__).parent / "assets").glob("*.toml"),
-    ]
-)
+SHIPPED = [
+    *(Path(__file__).parents[1] / "recipes").glob("*.toml"),
+    *(Path(traceward.__file__).parent / "assets").glob("*.toml"),
+]
+RECIPES = sorted(path for path in SHIPPED if not is_grid(path))  # grids: tests/ablation/test_grid.py
 
 
 @pytest.fixture

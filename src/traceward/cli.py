@@ -6,9 +6,7 @@ on stderr and exit code 2; anything else is a bug of ours and shows its tracebac
 
 from __future__ import annotations
 
-import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,8 @@ import typer
 
 from traceward import __version__
 from traceward.data.formats import Format
-from traceward.errors import ConfigError, RunError, TracewardError
+from traceward.environment import pin_threads, quieten, threads
+from traceward.errors import RunError, TracewardError
 from traceward.records import Granularity, Head, LabelSource
 from traceward.workflows import TooLong
 
@@ -72,7 +71,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, to see that everything works.")] = False,
 ) -> None:
     """Run the whole method on a built-in task, offline, on a CPU. Ends with a report."""
-    _threads()
+    threads()
     from traceward.workflows.demo import run_demo
 
     found = run_demo(out, seed, quick)
@@ -88,8 +87,18 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed, in place of the recipe's.", min=0)] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
 ) -> None:
-    """Run a recipe: learn a reward, train policies, measure both."""
-    _threads()
+    """Run a recipe: learn a reward, train policies, measure both. Or a grid of recipes."""
+    threads()
+    from traceward.ablation.grid import is_grid
+
+    if is_grid(recipe):
+        from traceward import tables
+        from traceward.ablation.run import run_grid
+
+        found = run_grid(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
+        tables.show(tables.grid_tables(found / "grid.json"))
+        _say(grid=found, results=found / "grid.json")
+        return
     from traceward.workflows.train import run_recipe
 
     found = run_recipe(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
@@ -267,43 +276,11 @@ def report(
 @contextmanager
 def _work() -> Iterator[Callable[[str, int, int], None]]:
     """The heavy part of a verb, with the progress that it may report to."""
-    _pin_threads()
+    pin_threads()
     from traceward.tables import bars
 
     with bars() as progress:
         yield progress
-
-
-def _threads() -> int | None:
-    """OMP_NUM_THREADS, checked; None where it is not set. Runs hand it to their workers and stay without torch."""
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if threads and (not threads.isdecimal() or int(threads) < 1):
-        raise ConfigError(f"OMP_NUM_THREADS must be a whole number from 1: got {threads!r}; set it to 1")
-    return int(threads) if threads else None
-
-
-def _pin_threads() -> None:
-    """OMP_NUM_THREADS decides, where it is set; torch's own choice stands where it is not."""
-    if threads := _threads():
-        import torch
-
-        torch.set_num_threads(threads)
-
-
-def _quieten() -> None:
-    """Keep the progress bars and notices of the libraries off our output; what the user has set stays."""
-    for name, value in {
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }.items():
-        os.environ.setdefault(name, value)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
 
 
 def _ready(*outputs: Path | None) -> None:
@@ -346,5 +323,5 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The entry of the program."""
-    _quieten()
+    quieten()
     sys.exit(run(sys.argv[1:]))

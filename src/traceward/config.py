@@ -79,7 +79,7 @@ class DataSettings(Section):
     questions: int = Field(default=0, ge=0)
     """Questions without demonstrations that policies may also be trained on (their answers stay hidden)."""
     validation: int = Field(default=100, ge=0)
-    """Problems for learning curves; never those of `test`."""
+    """Problems for learning curves and for choosing among runs; never those of `test`."""
     test: int = Field(default=300, ge=1)
     style: Literal["usual", "result-first"] = "usual"
     """stories: the wording of the demonstrations."""
@@ -120,9 +120,11 @@ class EvaluationSettings(Section):
     samples: int = Field(default=8, ge=2)
     """Base-policy samples per test problem, for reranking and localisation."""
     policy_samples: int = Field(default=4, ge=1)
-    """Samples per test problem of each trained policy at T = 1; greedy decoding is measured beside it."""
+    """Samples per test and validation problem of each policy at T = 1; greedy decoding is measured beside it."""
     curve_every: int = Field(default=10, ge=0)
     """Policy steps between two looks at the validation problems; 0 turns curves off."""
+    curve_problems: int | None = Field(default=None, ge=1)
+    """Validation problems that a curve looks at; left out: all."""
     examples: int = Field(default=10, ge=0)
     pairs: int = Field(default=0, ge=0)
     """Length- and end-matched (expert, rollout) pairs of held-out questions for the discriminator's AUROC."""
@@ -155,16 +157,21 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises ConfigError naming the file and the key.
     """
+    tree = read_toml(path)
+    for override in overrides:
+        set_override(tree, override)
+    return resolve(tree, where=str(path))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tree of a recipe file, not checked yet."""
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"recipe must be a TOML file: got '{path}'; check the path")
     try:
-        tree: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: recipe must be TOML: got {error}; mend that line") from error
-    for override in overrides:
-        _set(tree, override)
-    return resolve(tree, where=str(file))
 
 
 def resolve(tree: dict[str, Any], *, where: str) -> Recipe:
@@ -190,7 +197,8 @@ def _fault(fault: Any) -> str:
     )
 
 
-def _set(tree: dict[str, Any], override: str) -> None:
+def set_override(tree: dict[str, Any], override: str) -> None:
+    """Put `section.key=value` into a tree."""
     key, equals, text = override.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):

@@ -48,6 +48,11 @@ _NAMES = {
     "chance": "chance",
     "entropy": "entropy spike",
     "greedy": "greedy",
+    "pass_at_1": "pass@1",
+    "validation_pass_at_1": "pass@1, validation",
+    "validation_greedy": "greedy, validation",
+    "localise": "first wrong step",
+    "held_out_auroc": "held-out AUROC",
 }
 _LOGPROBS = ("base_logprob", "sft_logprob")
 
@@ -229,6 +234,46 @@ def evaluate_table(result: EvaluateResult) -> Table:
         picks = name in {"reward", "weighted_vote", "majority", "shortest"}
         table.add_row(f"{name_of(name)}, {result.n} samples" if picks else name_of(name), percent(found))
     return table
+
+
+def grid_tables(path: Path) -> list[Table]:
+    """Rows of a grid with their measures, differences of rows, and the combinations that could not run."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    axes = [axis for axis in (*found["axes"], "arm") if len({row["labels"].get(axis) for row in found["rows"]}) > 1]
+    caption = (
+        f"{found['finished']} of {found['cells']} cells; mean over seeds, 95 % interval over problems and seeds; "
+        f"ordered by {name_of(found['sort'])}"
+    )
+    heads = (*(axis.rpartition(".")[2] for axis in axes), "seeds")
+    main = _table(f"Grid {found['grid']}", (*heads, *map(name_of, found["measures"])), caption)
+    for column in main.columns[: len(axes)]:
+        column.no_wrap, column.justify = False, "left"
+    for row in found["rows"]:
+        labels = [row["labels"].get(axis, "–") for axis in axes]
+        main.add_row(*labels, str(len(row["seeds"])), *(_share(row["values"].get(m)) for m in found["measures"]))
+    tables = [main]
+    if found["differences"]:
+        pairs = _table("Differences, points", ("", "", *map(name_of, found["measures"])), "same problems, same seeds")
+        for column in pairs.columns[:2]:
+            column.no_wrap, column.justify = False, "left"
+        for pair in found["differences"]:
+            ours, theirs = pair["a"], pair["b"]
+            where = [ours[axis] for axis in ours if ours[axis] == theirs.get(axis)]
+            names = [" ".join(side[axis] for axis in side if side[axis] not in where) for side in (ours, theirs)]
+            numbers = (_share(pair["values"].get(m), sign="+") for m in found["measures"])
+            pairs.add_row(" - ".join(names), " ".join(where), *numbers)
+        tables.append(pairs)
+    if found["removed"]:
+        tables.append(_facts("Cannot run", {" · ".join(r["labels"].values()): r["reason"] for r in found["removed"]}))
+        for column in tables[-1].columns:
+            column.no_wrap, column.justify = False, "left"
+    return tables
+
+
+def _share(value: Mapping[str, float] | None, sign: str = "") -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value['value']:{sign}.1f} [{100 * value['low']:{sign}.0f}, {100 * value['high']:{sign}.0f}]"
 
 
 def finish(

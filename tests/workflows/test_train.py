@@ -12,8 +12,9 @@ from traceward.builtin import ASSETS
 from traceward.config import Arm, Recipe, load_recipe
 from traceward.data.tasks import stories
 from traceward.workflows.demo import QUICK
+from traceward.workflows.pool import part_name
 from traceward.workflows.results import LOCALISE, POLICIES, RERANK
-from traceward.workflows.train import part_name, plan, run_recipe
+from traceward.workflows.train import plan, run_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

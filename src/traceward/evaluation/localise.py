@@ -177,12 +177,15 @@ class LocaliseRow:
 
 @dataclass(frozen=True, slots=True)
 class LocaliseTable:
-    """rows: None where a method of METHODS was not measured.  n: erroneous traces.  constant: the index of that row."""
+    """rows: None where a method of METHODS was not measured.  n: erroneous traces.  constant: the index of that row.
+    hits: for each measured method its expected Hit@1 in every erroneous trace, in order.
+    """
 
     n: int
     rows: Mapping[str, LocaliseRow | None]
     constant: int
     constant_from: ConstantFrom
+    hits: Mapping[str, tuple[float, ...]]
 
 
 def localise_table(items: Sequence[LabelledTrace], *, seed: int, constant: int | None = None) -> LocaliseTable:
@@ -205,7 +208,11 @@ def localise_table(items: Sequence[LabelledTrace], *, seed: int, constant: int |
     rows[CONSTANT] = _row(erroneous, [_closeness(index, item.units) for item in erroneous], seed)
     rows[CHANCE] = _row(erroneous, [np.zeros(item.units) for item in erroneous], seed)
     source = ConstantFrom.SAME_TRACES if constant is None else ConstantFrom.VALIDATION
-    return LocaliseTable(len(erroneous), rows, index, source)
+    hits = {
+        name: tuple(_measures(item.suspicion[name], item.first_error)[0] for item in erroneous)
+        for name in erroneous[0].suspicion
+    }
+    return LocaliseTable(len(erroneous), rows, index, source, hits)
 
 
 def best_constant(items: Sequence[LabelledTrace]) -> int:

@@ -89,6 +89,54 @@ def bootstrap_ratio(
     return _estimate(float(top.sum() / bottom.sum()), np.concatenate(found), top.size, confidence)
 
 
+def over_seeds(
+    runs: Sequence[tuple[ArrayLike, ArrayLike]],
+    *,
+    minus: Sequence[tuple[ArrayLike, ArrayLike]] | None = None,
+    seed: int,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """The mean over runs (training seeds) of a measure over the same problems; with `minus`, of the paired difference.
+
+    A run is (numerators, denominators), a value per problem; its measure is the ratio of their sums, with
+    denominators of 1 the mean. Seeds and problems are both drawn with replacement, independently, and a run is
+    re-measured on the drawn problems (the pigeonhole bootstrap, Owen 2007); a run and what is subtracted from it are
+    drawn together. Of one run only the problems vary. Few seeds give an interval that is too short: three seeds show
+    two thirds of the variance between seeds.   n: runs.
+    """
+    ratios = [_checked_run(run) for run in runs]
+    others = [_checked_run(run) for run in minus] if minus is not None else []
+    if not ratios or (minus is not None and len(others) != len(ratios)):
+        raise DataError(f"runs must be at least one, and as many on both sides: got {len(ratios)} and {len(others)}")
+    sizes = {top.size for top, _ in ratios + others}
+    if len(sizes) > 1:
+        raise DataError(f"runs must be measured on the same problems: got {sorted(sizes)} of them; measure them alike")
+
+    def measure(counts: Counts | Array) -> Array:
+        """(S, b) each run's measure, or difference, in each resample; NaN where it is not defined."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            own = np.stack([(counts @ top) / (counts @ bottom) for top, bottom in ratios])
+            return own - np.stack([(counts @ top) / (counts @ bottom) for top, bottom in others]) if others else own
+
+    size, generator, found = sizes.pop(), np.random.default_rng([seed, 1]), []
+    for counts in _resample_counts(size, resamples, seed):
+        values = measure(counts)
+        drawn = generator.integers(len(ratios), size=values.shape)
+        means = np.take_along_axis(values, drawn, axis=0).mean(axis=0)
+        found.append(means[np.isfinite(means)])
+    point = measure(np.ones((1, size)))
+    return _estimate(float(point.mean()), np.concatenate(found), len(ratios), confidence)
+
+
+def _checked_run(run: tuple[ArrayLike, ArrayLike]) -> tuple[Array, Array]:
+    top, bottom = finite("numerators", run[0]), finite("denominators", run[1])
+    _same_length(numerators=top, denominators=bottom)
+    if not bottom.sum() > 0:
+        raise DataError(f"denominators must sum to more than 0: got {bottom.sum()}; the measure is not defined here")
+    return top, bottom
+
+
 def pass_at_k(n: int, c: int, k: int) -> float:
     """The unbiased estimate of P(some of k samples is right) from c right ones among n (Chen et al. 2021).
 

@@ -23,6 +23,7 @@ from traceward.config import Recipe, resolve
 from traceward.data.jsonl import write_json
 from traceward.errors import RunError
 
+PARTS = ("data", "metrics", "parts", "policies")  # directories that are always there
 PACKAGES = ("traceward", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -49,7 +50,7 @@ class RunDirectory:
         elif run.path.exists() and any(run.path.iterdir()):
             raise RunError(f"run directory must be new or empty: got {path} with other files; choose a new --out")
         try:
-            for part in ("data", "metrics", "parts", "policies"):
+            for part in PARTS:
                 (run.path / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"run directory must be writable: got '{error}'; choose another --out") from error

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from traceward.config import Recipe
 from traceward.data.formats import EncodedTrace, parse_completion, stated_answer
 from traceward.data.grading import canonical_answer
@@ -101,10 +103,12 @@ def _numbers(rows: Mapping[str, Estimate | None]) -> tuple[dict[str, float | Non
 
 
 def judge_samples(samples: Sequence[Sampled], scores: Scores, n: int) -> dict[str, Any]:
-    """Rerank and localisation tables with intervals, and the reward's calibration."""
+    """Rerank and localisation tables with intervals, their values by problem, and the reward's calibration."""
     groups = groups_of(samples, scores, n)
-    values, intervals = _numbers(rerank_table(groups, n=n, seed=0).rows)
+    reranked = rerank_table(groups, n=n, seed=0)
+    values, intervals = _numbers(reranked.rows)
     found: dict[str, Any] = {"rerank": {"n": n, **values}, "rerank_intervals": intervals}
+    found["rerank_by_problem"] = {name: list(shares) for name, shares in reranked.values.items()}
     sizes = [size for size in (1, 2, 4, 8, 16, 32) if size <= n]
     curve = rerank_curve(groups, sizes=sizes, seed=0)
     found["rerank_curve"] = {"n": sizes, **{name: [e.value for e in row] for name, row in curve.items()}}
@@ -119,7 +123,20 @@ def judge_samples(samples: Sequence[Sampled], scores: Scores, n: int) -> dict[st
             "hit_within_1": _numbers({name: row.hit_within_1 for name, row in rows.items()})[0],
             "map": _numbers({name: row.map for name, row in rows.items()})[0],
         }
+        found["localise_by_problem"] = _hits_by_problem(groups, wrong, table.hits)
     return {**found, **calibration(samples, scores["reward"][1])}
+
+
+def _hits_by_problem(
+    groups: Sequence[RerankGroup], wrong: Sequence[LabelledTrace], hits: Mapping[str, Sequence[float]]
+) -> dict[str, list[float]]:
+    """For each test problem how many wrong traces it has, `wrong_traces`, and how many of them each method hits."""
+    place = {group.problem_id: at for at, group in enumerate(groups)}
+    owner = [place[trace.problem_id] for trace in wrong]
+    columns = {"wrong_traces": [1.0] * len(wrong), **hits}
+    return {
+        name: np.bincount(owner, weights=values, minlength=len(groups)).tolist() for name, values in columns.items()
+    }
 
 
 def calibration(samples: Sequence[Sampled], scored: Sequence[ScoredTrace]) -> dict[str, Any]:

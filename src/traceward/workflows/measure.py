@@ -53,10 +53,24 @@ def correct_shares(
 def measure_policy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, recipe: Recipe
 ) -> dict[str, Any]:
-    """pass@1 at T = 1 and greedy with bootstrap intervals over test problems; per-problem shares for paired tests."""
+    """pass@1 at T = 1 and greedy with bootstrap intervals over test problems, and the shares of each problem for
+    paired tests; `validation` holds the same of the validation problems, to choose by."""
+    found = _measure(model, tokenizer, task, task.test, recipe)
+    if task.validation:
+        found["validation"] = _measure(model, tokenizer, task, task.validation, recipe)
+    return found
+
+
+def _measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    items: Sequence[Demonstration],
+    recipe: Recipe,
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, n, temperature in (("pass_at_1", recipe.evaluation.policy_samples, 1.0), ("greedy", 1, 0.0)):
-        shares = correct_shares(model, tokenizer, task, task.test, recipe, n=n, temperature=temperature)
+        shares = correct_shares(model, tokenizer, task, items, recipe, n=n, temperature=temperature)
         mean = bootstrap_mean(shares, seed=0)
         found |= {name: mean.value, f"{name}_interval": [mean.low, mean.high], f"{name}_by_problem": shares}
     return found
@@ -68,13 +82,14 @@ class CurveCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, recipe: Recipe) -> None:
         self.model, self.tokenizer, self.task, self.recipe = model, tokenizer, task, recipe
         self.every = recipe.evaluation.curve_every if task.validation else 0
+        self.problems = task.validation[: recipe.evaluation.curve_problems]
         self.rows: list[dict[str, float]] = []
 
     def _look(self, step: int) -> None:
         row: dict[str, float] = {"step": step}
         for name, n, temperature in (("pass_at_1", 2, 1.0), ("greedy", 1, 0.0)):
             shares = correct_shares(
-                self.model, self.tokenizer, self.task, self.task.validation, self.recipe, n=n, temperature=temperature
+                self.model, self.tokenizer, self.task, self.problems, self.recipe, n=n, temperature=temperature
             )
             row[name] = float(np.mean(shares))
         self.rows.append(row)

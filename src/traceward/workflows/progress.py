@@ -1,17 +1,16 @@
-"""Progress bars of a run's stages, read from the metrics files that the worker processes write."""
+"""Progress bars of stages, read from the metrics files that the worker processes write."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from traceward.config import Recipe
 from traceward.training.run_directory import RunDirectory
+from traceward.workflows.pool import Job
 
 TITLES = {
     "pretrain": "a small model from nothing",
@@ -29,11 +28,37 @@ TITLES = {
 }
 
 
-class StageProgress:
-    """A bar per running stage on a terminal; one line per finished stage elsewhere."""
+FILES = {"reward": "warm-up"}  # metrics files that are not called like their stage
 
-    def __init__(self, run: RunDirectory, stages: Sequence[str], recipe: Recipe) -> None:
-        self.run = run
+
+def title(stage: str) -> str:
+    """What a person calls a stage."""
+    if stage.startswith("variant:"):
+        return "variant: " + stage.removeprefix("variant:").replace(":", " · ")
+    if stage.startswith("measure:"):
+        return "measuring: " + stage.removeprefix("measure:")
+    return TITLES.get(stage, stage)
+
+
+def updates_of(job: Job) -> int | None:
+    """How many rows a stage's metrics will have, where that is known."""
+    recipe = RunDirectory(job.directory).recipe()
+    totals = {
+        "pretrain": recipe.policy.scratch.steps,
+        "sft": recipe.sft.steps,
+        "reward": recipe.critic.warmup_updates,
+        **{str(arm): recipe.adversarial.steps for arm in recipe.run.arms if str(arm) != "sft"},
+    }
+    return totals.get(job.stage)
+
+
+class StageProgress:
+    """A bar per running stage on a terminal; one line per finished stage elsewhere.
+
+    total: of jobs, for a bar over all of them; `done` of them were finished before.
+    """
+
+    def __init__(self, total: int | None = None, done: int = 0) -> None:
         self.console = Console(stderr=True)
         self.live = self.console.is_terminal
         self.bars = Progress(
@@ -45,16 +70,9 @@ class StageProgress:
             console=self.console,
             disable=not self.live,
         )
-        self.totals = {
-            "pretrain": recipe.policy.scratch.steps,
-            "sft": recipe.sft.steps,
-            "reward": recipe.critic.warmup_updates,
-            **{str(arm): recipe.adversarial.steps for arm in recipe.run.arms if str(arm) != "sft"},
-        }
-        self.files = {"reward": "warm-up"}
-        self.ids: dict[str, TaskID] = {}
-        self.started: dict[str, float] = {}
-        self.left = len(stages)
+        self.total, self.done = total, done
+        self.all = self.bars.add_task("all", total=total, completed=done, note="", visible=total is not None)
+        self.running: dict[str, tuple[Job, TaskID, int | None, float]] = {}
 
     def __enter__(self) -> StageProgress:
         self.bars.start()
@@ -63,38 +81,35 @@ class StageProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.bars.stop()
 
-    @staticmethod
-    def title(stage: str) -> str:
-        """What a person calls a stage."""
-        if stage.startswith("variant:"):
-            return "variant: " + stage.removeprefix("variant:").replace(":", " · ")
-        if stage.startswith("measure:"):
-            return "measuring: " + stage.removeprefix("measure:")
-        return TITLES.get(stage, stage)
-
-    def start(self, stage: str) -> None:
-        """A stage has begun."""
-        self.started[stage] = time.monotonic()
-        self.ids[stage] = self.bars.add_task(self.title(stage), total=self.totals.get(stage), note="")
+    def start(self, name: str, job: Job) -> None:
+        """A job has begun."""
+        total = updates_of(job)
+        bar = self.bars.add_task(_line(job), total=total, note="")
+        self.running[name] = (job, bar, total, time.monotonic())
 
     def update(self) -> None:
-        """Move each bar to the last step in its stage's metrics file."""
+        """Move each bar to the last row of its stage's metrics file."""
         if not self.live:
             return
-        for stage, bar in self.ids.items():
-            total = self.totals.get(stage)
-            path = self.run.path / "metrics" / f"{self.files.get(stage, stage)}.jsonl"
+        for job, bar, total, _ in self.running.values():
+            path = job.directory / "metrics" / f"{FILES.get(job.stage, job.stage)}.jsonl"
             if total and path.exists():
-                rows = path.read_text(encoding="utf-8").count("\n")
-                self.bars.update(bar, completed=min(rows, total), note=f"{min(rows, total)}/{total}")
+                rows = min(path.read_text(encoding="utf-8").count("\n"), total)
+                self.bars.update(bar, completed=rows, note=f"{rows}/{total}")
 
-    def finish(self, stage: str) -> None:
-        """A stage is done: its bar becomes a line with its seconds."""
-        seconds = time.monotonic() - self.started[stage]
-        self.left -= 1
-        self.bars.remove_task(self.ids.pop(stage))
-        line = f"  {self.title(stage):<36} {seconds:6.0f} s"
+    def finish(self, name: str) -> None:
+        """A job is done: its bar becomes a line with its seconds."""
+        job, bar, _, started = self.running.pop(name)
+        self.bars.remove_task(bar)
+        self.done += 1
+        self.bars.update(self.all, completed=self.done, note=f"{self.done}/{self.total}")
+        count = "" if self.total is None else f"  {self.done}/{self.total}"
+        line = f"  {_line(job):<36} {time.monotonic() - started:6.0f} s{count}"
         if self.live:
             self.bars.console.print(line)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def _line(job: Job) -> str:
+    return f"{title(job.stage)} · {job.about}" if job.about else title(job.stage)

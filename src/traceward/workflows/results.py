@@ -26,8 +26,16 @@ LOCALISE = (
 POLICIES = ("base", *(str(arm) for arm in Arm))
 
 
-def write_results(run: RunDirectory, task: Task, *, seconds: float) -> None:
-    """Gather the parts of all stages. A figure that was not measured is null, never left out."""
+def policy_part(name: str) -> str:
+    """The part that holds what was measured of a policy."""
+    return f"measure-{name}" if name in ("base", "sft") else name
+
+
+def write_results(run: RunDirectory, task: Task, *, seconds: float | None) -> None:
+    """Gather the parts of all stages. A figure that was not measured is null, never left out.
+
+    seconds: of the whole run; None where its stages ran among those of others: their sum then.
+    """
     recipe = run.recipe()
     judged = run.part("judge") or {}
     found: dict[str, Any] = {
@@ -75,7 +83,7 @@ def _data(recipe: Recipe, task: Task) -> dict[str, Any]:
 
 
 def _policies(run: RunDirectory) -> dict[str, Any]:
-    parts = {name: run.part(f"measure-{name}" if name in ("base", "sft") else name) for name in POLICIES}
+    parts = {name: run.part(policy_part(name)) for name in POLICIES}
     found: dict[str, Any] = {}
     for measure, key in (("pass_at_1", "policy_pass_at_1"), ("greedy", "policy_greedy")):
         found[key] = {name: part[measure] if part else None for name, part in parts.items()}
@@ -90,14 +98,14 @@ def _policies(run: RunDirectory) -> dict[str, Any]:
     return found
 
 
-def _seconds(run: RunDirectory, total: float) -> dict[str, float]:
+def _seconds(run: RunDirectory, total: float | None) -> dict[str, float]:
     """Seconds of each stage's own training, from its metrics, and of the whole run."""
     found: dict[str, float] = {}
     for path in sorted((run.path / "metrics").glob("*.jsonl")):
         lines = path.read_text(encoding="utf-8").splitlines()
         if lines:
             found[path.stem] = json.loads(lines[-1])["seconds"]
-    return {**found, "total": round(total, 1)}
+    return {**found, "total": round(sum(found.values()) if total is None else total, 1)}
 
 
 def _gather_metrics(run: RunDirectory) -> None:

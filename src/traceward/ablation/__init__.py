@@ -1,0 +1,1 @@
+"""Many recipes as one experiment: a grid, the work its cells share, and one table."""

@@ -1,0 +1,153 @@
+"""Work that is the same in several cells is done once.
+
+A stage of a grid runs in a directory of its own, `shared/STAGE-KEY`: a run directory with links to what the stages
+before it left. KEY is a hash of the stage's name, of the settings that it reads and of the keys of those it waits for,
+so two cells that ask for the same work name the same directory, whichever comes first and whatever the grid looked
+like then. A cell is a directory of links to its stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from traceward.ablation.grid import Cell
+from traceward.config import Recipe
+from traceward.data.jsonl import write_json
+from traceward.training.run_directory import PARTS, RunDirectory
+from traceward.workflows.pool import part_name
+from traceward.workflows.train import plan
+
+# What a stage reads of a recipe, and no more: sections or single settings. tests/ablation/test_sharing.py watches the
+# stages read. One that is not named here reads everything but UNREAD: what is new is never shared too much.
+EVERYWHERE = ("data", "policy", "run.seed")
+READS: Mapping[str, tuple[str, ...]] = {
+    "pretrain": (),
+    "rollouts": (
+        "run.start",
+        "critic.demonstrations",
+        "critic.rollouts_per_question",
+        "adversarial.max_new_tokens",
+        "adversarial.temperature",
+    ),
+    "sft": ("sft",),
+    "reward": ("reward", "critic"),
+    "samples": ("evaluation.samples", "adversarial.max_new_tokens"),
+    "measure:base": ("evaluation.policy_samples", "adversarial.max_new_tokens"),
+    "measure:sft": ("evaluation.policy_samples", "adversarial.max_new_tokens"),
+    "judge": ("evaluation.samples", "evaluation.examples"),
+    "outcome": ("run.start", "adversarial", "evaluation"),
+    "majority_consensus": ("run.start", "adversarial", "evaluation", "critic.demonstrations"),
+    "sft_logprob_consensus": ("run.start", "adversarial", "evaluation", "critic.demonstrations"),
+}
+# A reward and the SFT policy come as files, under their own keys.
+UNREAD = ("run.name", "run.workers", "run.arms", "run.variants", "sft", "reward")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stage of some cells. inputs: the names of all parts before it."""
+
+    name: str
+    stage: str
+    recipe: Recipe
+    waits: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+    def found(self, room: Path) -> dict[str, Any] | None:
+        """What it wrote below `room` when it finished, or None."""
+        return RunDirectory(room / self.name).part(part_name(self.stage))
+
+
+def parts_of(recipe: Recipe) -> dict[str, Part]:
+    """Stage -> part, in the order of the plan. Equal names are equal work."""
+    found: dict[str, Part] = {}
+    for stage, waits in _ordered(plan(recipe)).items():
+        before = tuple(found[wait].name for wait in waits)
+        asked = json.dumps([stage, settings_read(stage, recipe), sorted(before)], sort_keys=True)
+        key = hashlib.sha256(asked.encode()).hexdigest()[:16]
+        inputs = dict.fromkeys(name for wait in waits for name in (*found[wait].inputs, found[wait].name))
+        found[stage] = Part(f"{part_name(stage)}-{key}", stage, recipe, before, tuple(inputs))
+    return found
+
+
+def _ordered(stages: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """A plan with every stage after those it waits for."""
+    found: dict[str, tuple[str, ...]] = {}
+    while len(found) < len(stages):
+        found |= {s: waits for s, waits in stages.items() if s not in found and found.keys() >= set(waits)}
+    return found
+
+
+def settings_read(stage: str, recipe: Recipe) -> dict[str, Any]:
+    """The settings that a stage reads, by dotted name of a section or a setting."""
+    tree = recipe.model_dump(mode="json")
+    if stage in READS:
+        names = (*EVERYWHERE, *READS[stage])
+    else:
+        every = (*(section for section in tree if section != "run"), *(f"run.{key}" for key in tree["run"]))
+        names = tuple(name for name in every if name not in UNREAD) + ("reward",) * stage.startswith("variant:")
+    return {name: _at(tree, name) for name in names}
+
+
+def _at(tree: dict[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        tree = tree[part]
+    return tree
+
+
+def prepare(room: Path, part: Part) -> Path:
+    """Make a part's run directory below `room`, its inputs linked; returns it."""
+    directory = room / part.name
+    link(directory, [room / name for name in part.inputs])
+    write_json(directory / "config.json", part.recipe.model_dump(mode="json"))
+    return directory
+
+
+def link(directory: Path, sources: list[Path]) -> None:
+    """Show what the sources hold in `directory`, by relative links, so that all may move together.
+
+    What a source only links to itself is left out, and so are the files that every run directory has of its own.
+    """
+    for kind in PARTS:
+        (directory / kind).mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        for entry in (*source.iterdir(), *(inner for kind in PARTS for inner in (source / kind).iterdir())):
+            place = directory / entry.relative_to(source)
+            own = entry.is_symlink() or entry.name == "config.json" or str(entry.relative_to(source)) in PARTS
+            if not own and not place.is_symlink() and not place.exists():
+                place.symlink_to(os.path.relpath(entry, place.parent))
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A cell with the name of its directory and its parts by stage."""
+
+    cell: Cell
+    name: str
+    parts: Mapping[str, Part]
+
+    def done(self, room: Path) -> bool:
+        """Whether all its stages have finished."""
+        return all(part.found(room) is not None for part in self.parts.values())
+
+
+def place(cells: Sequence[Cell]) -> list[Placed]:
+    """Cells with their parts; a name says a cell's labels, and a number where two would be called alike."""
+    found: dict[str, Placed] = {}
+    for cell in cells:
+        words = [*cell.labels.values(), "seed", str(cell.seed)]
+        name = plain = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.")[:120]
+        for number in itertools.count(2):
+            if name not in found:
+                break
+            name = f"{plain}-{number}"
+        found[name] = Placed(cell, name, parts_of(cell.recipe))
+    return list(found.values())

@@ -1,0 +1,41 @@
+"""The process around a verb: threads, and the chatter of the libraries below."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+from traceward.errors import ConfigError
+
+
+def threads() -> int | None:
+    """OMP_NUM_THREADS, checked; None where it is not set. Runs hand it to their workers and stay without torch."""
+    asked = os.environ.get("OMP_NUM_THREADS")
+    if asked and (not asked.isdecimal() or int(asked) < 1):
+        raise ConfigError(f"OMP_NUM_THREADS must be a whole number from 1: got {asked!r}; set it to 1")
+    return int(asked) if asked else None
+
+
+def pin_threads() -> None:
+    """OMP_NUM_THREADS decides, where it is set; torch's own choice stands where it is not."""
+    if count := threads():
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def quieten() -> None:
+    """Keep the progress bars and notices of the libraries off our output; what the user has set stays."""
+    for name, value in {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
