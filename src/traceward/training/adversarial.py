@@ -35,9 +35,9 @@ from traceward.objectives.advantages import (
 )
 from traceward.records import Baseline, Credit, Demonstration, Problem, Rollout, ScoredTrace, StopReason
 from traceward.rewards.model import TraceScorer
-from traceward.sampling import sample
 from traceward.training.baselines import silence
 from traceward.training.critic import Critic
+from traceward.training.distribution import everyone, join, on_main, place, shared_samples, shared_scores
 from traceward.training.settings import AdversarialConfig
 
 if TYPE_CHECKING:
@@ -46,14 +46,16 @@ if TYPE_CHECKING:
 
 def grpo_arguments(config: AdversarialConfig, directory: Path, *, seed: int) -> GRPOConfig:
     """TRL's arguments for `config`; everything its defaults would decide silently is said here."""
-    rollouts = config.questions_per_step * config.group
+    join()  # the batch below is that of all processes
+    _, processes = place()
+    parts = config.parts(processes)
     on_gpu = torch.cuda.is_available()
     return GRPOConfig(
         output_dir=str(directory),
         max_steps=config.steps,
-        per_device_train_batch_size=rollouts // config.parts,
-        gradient_accumulation_steps=config.parts,
-        steps_per_generation=config.parts,
+        per_device_train_batch_size=config.rollouts // (parts * processes),
+        gradient_accumulation_steps=parts,
+        steps_per_generation=parts,
         num_generations=config.group,
         max_completion_length=config.max_new_tokens,
         temperature=config.temperature,
@@ -95,8 +97,8 @@ def question_rows(
 def keep_start_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """TRL reads its KL reference from the path a model came from; make that the policy as it stands now."""
     start = directory / "start-policy"
-    policy.save_pretrained(start)
-    tokenizer.save_pretrained(start)
+    on_main(policy.save_pretrained)(start)
+    on_main(tokenizer.save_pretrained)(start)
     policy.config._name_or_path = policy.name_or_path = str(start)
 
 
@@ -154,6 +156,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             callbacks=list(callbacks),
         )
         silence(self)
+        if critic is not None and config.critic_updates:
+            critic.learner.prepare(self.accelerator)
 
     # ---- TRL's seams ---------------------------------------------------------------------------------------------
 
@@ -163,18 +167,19 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         return out
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *_texts: list[Any]) -> Tensor:
-        rollouts = self._rollouts(inputs)
+        rollouts = everyone(self._rollouts(inputs))  # the round of all processes, on each of them
         if self.critic is not None and self.config.critic_updates and self.model.training:
             self._update_critic(rollouts)
         rewards = self._score(rollouts).to(self.accelerator.device)
-        self._advantages, self._unit_of_token = self._credit(rollouts, rewards)
-        gathered: Tensor = self.accelerator.gather(rewards)
-        return gathered[:, None]
+        own = slice(place()[0] * len(inputs), (place()[0] + 1) * len(inputs))
+        self._advantages, self._unit_of_token = (part[own] for part in self._credit(rollouts, rewards))
+        return rewards[:, None]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         out: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        unit = self._unit_of_token.to(out["completion_mask"].device)
-        out["advantages"] = on_tokens(self._advantages, unit.masked_fill(out["completion_mask"] == 0, -1))
+        mask = out["completion_mask"]
+        unit = self._unit_of_token[:, : mask.shape[1]].to(mask.device)  # another process may hold longer completions
+        out["advantages"] = on_tokens(self._advantages, unit.masked_fill(mask == 0, -1))
         return out
 
     # ---- the round -----------------------------------------------------------------------------------------------
@@ -204,7 +209,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
                 count = -(-missing // 4)
                 some = self.critic.rng.choices(self.demonstration_prompts, k=count)
                 model = self.accelerator.unwrap_model(self.model)
-                groups = sample(
+                groups = shared_samples(
                     model,
                     self.processing_class,
                     some,
@@ -244,7 +249,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         """(B,) the reward that each rollout trains with, by `config.credit`."""
         traces = [EncodedTrace(r.prompt_ids, r.completion_ids, r.problem_id) for r in rollouts]
         by_units = self.config.credit is not Credit.CONSENSUS
-        scored = self.reward.score_encoded(traces, spec=self.reward.spec if by_units else None)
+        scored = shared_scores(self.reward, traces, spec=self.reward.spec if by_units else None)
         exported = torch.tensor([s.exported for s in scored])
         self._log_metric("exported", exported.mean().item())
         if by_units:

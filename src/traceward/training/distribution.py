@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from traceward.errors import RunError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,10 +50,9 @@ def join() -> None:
 
 def place() -> tuple[int, int]:
     """This process's number and how many there are; (0, 1) for one that is alone or has not joined."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
+    torch = sys.modules.get("torch")  # who has not imported it has joined nobody
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
 
@@ -59,22 +61,25 @@ def is_main() -> bool:
     return place()[0] == 0
 
 
-def wait() -> None:
-    """Until every process has come this far."""
-    if place()[1] > 1:
-        from torch import distributed
+def on_main(write: Callable[P, object]) -> Callable[P, None]:
+    """`write` by the main process alone; the others go on when it is done, so what they read is there.
 
-        distributed.barrier()
-
-
-def on_main(write: Callable[P, None]) -> Callable[P, None]:
-    """`write` by the main process alone; the others go on when it is done, so what they read is there."""
+    Where it fails, all processes fail: none is left waiting. Raises the error itself, and RunError in the others.
+    """
 
     @functools.wraps(write)
     def once(*arguments: P.args, **options: P.kwargs) -> None:
+        failure: Exception | None = None
         if is_main():
-            write(*arguments, **options)
-        wait()
+            try:
+                write(*arguments, **options)
+            except Exception as error:
+                failure = error
+        told = everyone([None if failure is None else f"{type(failure).__name__}: {failure}"])[0]
+        if failure is not None:
+            raise failure
+        if told is not None:
+            raise RunError(f"main process must write its files: got '{told}' there; see its own message")
 
     return once
 
@@ -114,6 +119,8 @@ def shared_scores(scorer: TraceScorer, traces: Sequence[EncodedTrace], *, spec: 
     """`scorer.score_encoded` with its batches divided; they are those of one process, so the scores are its bits."""
     from traceward.rewards.batches import by_length
 
+    if place()[1] == 1:
+        return scorer.score_encoded(traces, spec=spec)
     batches = list(by_length(traces))
     found = shared(batches, lambda rows: scorer.score_encoded([traces[row] for row in rows], spec=spec))
     by_row = {

@@ -101,7 +101,8 @@ class AdversarialConfig(Section):
     group: int = Field(default=8, ge=2)
     """Rollouts of one question (G)."""
     rollouts_per_backward: int = Field(default=48, ge=1)
-    """Rollouts of a step that go forward and backward at once; fewer need less memory and give the same step."""
+    """Rollouts of a step that go forward and backward at once in each process; fewer need less memory and give the
+    same step."""
     credit: Credit = Credit.CONSENSUS
     critic_updates: int = Field(default=1, ge=0)
     """Discriminator updates per policy step; 0 freezes the reward after warm-up."""
@@ -140,9 +141,17 @@ class AdversarialConfig(Section):
             )
 
     @property
-    def parts(self) -> int:
-        """How many equal parts a step's rollouts go backward in: the fewest that keep to `rollouts_per_backward`."""
-        rollouts = self.questions_per_step * self.group
-        return next(
-            n for n in range(1, rollouts + 1) if rollouts % n == 0 and rollouts // n <= self.rollouts_per_backward
-        )
+    def rollouts(self) -> int:
+        """Rollouts of a step, those of all processes together."""
+        return self.questions_per_step * self.group
+
+    def parts(self, processes: int) -> int:
+        """How many equal parts the rollouts of each process go backward in: the fewest that keep to
+        `rollouts_per_backward`. Raises ConfigError where the processes would not get equally many."""
+        own, left = divmod(self.rollouts, processes)
+        if left or not own:
+            raise ConfigError(
+                "adversarial.questions_per_step times adversarial.group must be a multiple of the processes: got "
+                f"{self.rollouts} for {processes}; change one of them"
+            )
+        return next(n for n in range(1, own + 1) if own % n == 0 and own // n <= self.rollouts_per_backward)

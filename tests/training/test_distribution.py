@@ -1,0 +1,143 @@
+"""Two processes against one: real ones, that talk over gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from traceward.errors import ConfigError
+from traceward.training import distribution
+from traceward.training.settings import AdversarialConfig
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+CASES = (
+    "gail:log-ratio:consensus",
+    "gail:scalar:reward-to-go",
+    "pairwise:scalar:step-local",
+    "pairwise:log-ratio:trace-mean",
+)
+
+
+def run(*command: str | Path, **variables: str) -> str:
+    """stdout of a command that must succeed."""
+    alone = {key: value for key, value in os.environ.items() if key not in {"WORLD_SIZE", "RANK", "LOCAL_RANK"}}
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False, env={**alone, **variables}
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+# ---- one round, recorded ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Three rounds of each case on the same rollouts: by one process, and by two."""
+    room = tmp_path_factory.mktemp("rounds")
+    run(sys.executable, BENCHMARKS / "_injected.py", room / "one.pt", "--only", *CASES)
+    run(*TORCHRUN, BENCHMARKS / "_injected.py", room / "two.pt", "--only", *CASES)
+    one, two = torch.load(room / "one.pt"), torch.load(room / "two.pt")
+    assert (one["processes"], two["processes"]) == (1, 2)
+    return one, two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_make_the_updates_of_one(rounds: tuple[dict[str, Any], dict[str, Any]], case: str) -> None:
+    one, two = (found[case] for found in rounds)
+    assert one["moved"] > 5e-3
+    for model in ("policy", "critic"):
+        for ours, theirs in zip(one[model], two[model], strict=True):
+            assert torch.allclose(ours, theirs, rtol=0, atol=2e-5), model
+    assert two["advantages"] == pytest.approx(one["advantages"], abs=2e-5)
+    for ours, theirs in zip(one["metrics"], two["metrics"], strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-3, abs=1e-5)
+    assert two["same_everywhere"]
+
+
+@pytest.mark.slow
+def test_credit_and_critic_did_something(rounds: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    for case in CASES:
+        assert len(set(rounds[1][case]["advantages"])) > 10
+        assert sum("critic/loss" in row for row in rounds[1][case]["metrics"]) == 3
+
+
+# ---- work divided ----------------------------------------------------------------------------------------------------
+
+DIVIDED = """
+import json, sys
+from traceward.training.distribution import everyone, is_main, join, on_main, place, share, shared
+join()
+me, all = place()
+calls = []
+found = shared(range(5), lambda item: (calls.append(item), item * item)[1])
+few = shared(["only"], lambda item: (calls.append(item), f"{item} of {me}")[1])
+on_main(lambda: open(sys.argv[1], "x").write(f"{me}"))()
+read = open(sys.argv[1]).read()
+try:
+    on_main(lambda: open(sys.argv[1], "x"))()
+    error = None
+except Exception as caught:
+    error = type(caught).__name__
+print(json.dumps([me, all, found, few, calls, everyone([me, "x"]), read, error, [own for _, own in share(range(5))]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
+    """What each of two processes made of the same work, main process first."""
+    room = tmp_path_factory.mktemp("divided")
+    (room / "work.py").write_text(DIVIDED, encoding="utf-8")
+    return sorted(json.loads(line) for line in run(*TORCHRUN, room / "work.py", room / "written").splitlines())
+
+
+def test_each_item_is_worked_on_by_one_process_and_known_to_all(divided: list[list[Any]]) -> None:
+    assert [row[:2] for row in divided] == [[0, 2], [1, 2]]
+    assert all(row[2] == [0, 1, 4, 9, 16] for row in divided)
+    assert all(row[3] == ["only of 0"] for row in divided)
+    assert all(row[5] == [0, "x", 1, "x"] for row in divided)
+
+
+def test_all_processes_make_the_same_number_of_calls(divided: list[list[Any]]) -> None:
+    # A pass through sharded weights waits for all processes: one that had less to do would leave the others waiting.
+    assert [row[4] for row in divided] == [[0, 2, 4, "only"], [1, 3, 4, "only"]]
+    assert [row[8] for row in divided] == [[True, True, True], [True, True, False]]
+
+
+def test_the_main_process_writes_and_the_others_find_the_file_or_the_failure(divided: list[list[Any]]) -> None:
+    assert all(row[6] == "0" for row in divided)
+    assert [row[7] for row in divided] == ["FileExistsError", "RunError"]
+
+
+def test_alone_everything_is_done_here() -> None:
+    assert distribution.place() == (0, 1)
+    assert distribution.share("abc") == [("a", True), ("b", True), ("c", True)]
+    assert distribution.shared([3, 1, 2], lambda item: -item) == [-3, -1, -2]
+    assert distribution.everyone([5]) == [5]
+    assert not distribution.launched()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 6, 8, 12, 24])
+@pytest.mark.parametrize("limit", [1, 5, 48])
+def test_every_process_gets_equally_many_rollouts_in_equal_parts(processes: int, limit: int) -> None:
+    config = AdversarialConfig(questions_per_step=6, group=4, rollouts_per_backward=limit)
+    parts = config.parts(processes)
+    assert config.rollouts % (parts * processes) == 0
+    assert config.rollouts // (parts * processes) <= limit
+
+
+def test_rollouts_that_cannot_be_divided_are_refused() -> None:
+    config = AdversarialConfig(questions_per_step=3, group=4)
+    for processes in (5, 8, 24):
+        with pytest.raises(ConfigError, match=f"must be a multiple of the processes: got 12 for {processes}"):
+            config.parts(processes)
+    assert all(config.parts(processes) for processes in (1, 2, 3, 4, 6, 12))
