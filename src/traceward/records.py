@@ -69,6 +69,13 @@ class Baseline(StrEnum):
     LEAVE_ONE_OUT = "leave-one-out"  # the mean of the other rollouts of its question
 
 
+class OnAlarm(StrEnum):
+    """What a run does when one of its guards finds something wrong."""
+
+    WARN = "warn"  # write it down and go on
+    PAUSE = "pause"  # save everything and end; the same command goes on
+
+
 @dataclass(frozen=True, slots=True)
 class UnitSpec:
     """Granularity plus the interval: `every=None` ends a unit at each step's end, `every=n` at every n-th token."""

@@ -14,10 +14,12 @@ from traceward.objectives.advantages import (
     consensus,
     group_centred,
     leave_one_out,
+    mixed,
     on_tokens,
     reward_to_go,
     step_local,
     trace_mean,
+    whitened,
 )
 
 
@@ -136,6 +138,10 @@ def test_on_tokens_gives_each_token_its_unit_and_padding_nothing() -> None:
     assert found.tolist() == [[2.0, 2.0, 3.0, 0.0], [-0.5, -0.5, -0.5, -0.5]]
 
 
+def test_leave_one_out_of_two_is_their_difference() -> None:
+    assert leave_one_out(torch.tensor([1.0, 4.0]), 2).tolist() == [-3.0, 3.0]
+
+
 def test_leave_one_out_subtracts_the_mean_of_the_others() -> None:
     assert leave_one_out(torch.tensor([1.0, 3.0, 8.0, 0.0, 0.0, 6.0]), 3).tolist() == [-4.5, -1.5, 6.0, -3.0, -3.0, 6.0]
 
@@ -172,3 +178,68 @@ def test_step_local_moves_credit_inside_a_trace_only(values: list[float]) -> Non
     rewards = torch.tensor(values, dtype=torch.float64).view(2, 3)
     found = step_local(torch.tensor([1.0, -3.0]), rewards, torch.ones(2, 3, dtype=torch.bool), weight=0.7)
     assert found.mean(1).tolist() == pytest.approx([1.0, -3.0], abs=1e-9)
+
+
+@given(st.lists(st.floats(-9, 9), min_size=8, max_size=8), st.integers(0, 7), st.floats(-9, 9))
+def test_a_rollouts_own_reward_is_not_in_its_leave_one_out_baseline(values: list[float], at: int, new: float) -> None:
+    rewards = torch.tensor(values, dtype=torch.float64)
+    changed = rewards.clone()
+    changed[at] = new
+    before, after = (leave_one_out(r, 4) for r in (rewards, changed))
+    assert (after - before)[at].item() == pytest.approx(new - values[at], abs=1e-9)
+    assert leave_one_out(rewards, 4) == pytest.approx(group_centred(rewards, 4) * 4 / 3)
+
+
+@given(st.lists(st.floats(-9, 9), min_size=8, max_size=8), st.floats(-100, 100), st.floats(0.1, 10))
+def test_centring_and_scaling_forget_level_and_scale(values: list[float], level: float, scale: float) -> None:
+    rewards = torch.tensor(values, dtype=torch.float64)
+    centred = group_centred(rewards, 4)
+    if centred.std() > 0.1:  # below, the 1e-4 that keeps equal rewards finite shows
+        moved = batch_scaled(group_centred(level + scale * rewards, 4))
+        assert torch.allclose(moved, batch_scaled(centred), atol=0.05)
+
+
+def test_reward_to_go_without_discount_is_the_mean_of_what_comes() -> None:
+    # The group's mean is 5: centred (-4, 1, 3) and (0,).
+    rewards = torch.tensor([[1.0, 6.0, 8.0], [5.0, 0.0, 0.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    found = reward_to_go(rewards, mask, group=2, gamma=1.0)
+    assert found.tolist() == [[0.0, 2.0, 3.0], [0.0, 0.0, 0.0]]
+
+
+@given(st.lists(st.floats(-5, 5), min_size=12, max_size=12), st.floats(0.1, 1.0), st.floats(-5, 5))
+def test_reward_to_go_against_the_sum_itself(values: list[float], gamma: float, level: float) -> None:
+    rewards = torch.tensor(values, dtype=torch.float64).view(4, 3)
+    lengths = [3, 2, 1, 3]
+    mask = torch.arange(3)[None] < torch.tensor(lengths)[:, None]
+    found = reward_to_go(rewards, mask, group=2, gamma=gamma)
+    for row, length in enumerate(lengths):
+        group = range(row - row % 2, row - row % 2 + 2)
+        units = [rewards[r, u].item() for r in group for u in range(lengths[r])]
+        mean = sum(units) / len(units)
+        for unit in range(3):
+            ahead = [(gamma ** (v - unit), rewards[row, v].item() - mean) for v in range(unit, length)]
+            expected = sum(w * r for w, r in ahead) / sum(w for w, _ in ahead) if ahead else 0.0
+            assert found[row, unit].item() == pytest.approx(expected, abs=1e-9)
+    assert torch.allclose(reward_to_go(rewards + level, mask, group=2, gamma=gamma), found, atol=1e-9)
+
+
+def test_whitened_by_hand() -> None:
+    # Mean of 1, 3 and 8 is 4, their deviation sqrt((9 + 1 + 16) / 3).
+    found = whitened(torch.tensor([[1.0, 3.0], [8.0, 99.0]]), torch.tensor([[True, True], [True, False]]))
+    scale = (26 / 3) ** 0.5 + 1e-4
+    assert found.flatten().tolist() == pytest.approx([-3 / scale, -1 / scale, 4 / scale, 0.0], abs=1e-6)
+
+
+def test_whitened_rewards_are_clipped_by_deviations() -> None:
+    # Nine units at 0 and one at 1000: 3 deviations above the mean, so a clip at 5 keeps it and one at 2 cuts it.
+    rewards, mask = torch.tensor([[0.0] * 9 + [1000.0]]), torch.ones(1, 10, dtype=torch.bool)
+    assert whitened(rewards, mask).max().item() == pytest.approx(3.0, abs=1e-3)
+    assert whitened(torch.full((2, 2), 7.0), mask[:, :2].expand(2, 2)).abs().max() == 0
+
+
+def test_a_share_of_each_advantage_is_the_outcome() -> None:
+    advantages, outcome = torch.tensor([[2.0, -2.0], [0.0, 4.0]]), torch.tensor([1.0, -1.0])
+    assert mixed(advantages, outcome, weight=0.25).tolist() == [[1.75, -1.25], [-0.25, 2.75]]
+    assert mixed(advantages, outcome, weight=0.0).tolist() == advantages.tolist()
+    assert mixed(advantages, outcome, weight=1.0).tolist() == [[1.0, 1.0], [-1.0, -1.0]]

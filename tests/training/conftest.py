@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,15 +14,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from traceward.data.formats import EncodedTrace, Format, completion_text, encode
 from traceward.data.tasks import stories
-from traceward.records import Demonstration, Granularity, Head, Rollout, Trace, UnitSpec
+from traceward.records import Demonstration, Granularity, Head, Problem, Rollout, ScoredTrace, Trace, UnitSpec
 from traceward.rewards.model import RewardModel, new_reward
 from traceward.training.critic import Critic
-from traceward.training.settings import CriticSettings
+from traceward.training.settings import AdversarialConfig, CriticSettings
 
 MakePolicy = Callable[..., PreTrainedModel]
 MakeReward = Callable[..., RewardModel]
 MakeCritic = Callable[..., Critic]
 MakeRollout = Callable[[Demonstration, Trace], Rollout]
+Alternate = Callable[..., tuple[Any, list[dict[str, Any]]]]
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +110,71 @@ def rollouts(demonstrations: list[Demonstration], tokenizer: PreTrainedTokenizer
             text = completion_text(trace, Format.PLAIN)
             found.append(Rollout(item.problem.id, ids.prompt_ids, ids.completion_ids, text))
     return found
+
+
+@pytest.fixture
+def alternate(
+    tmp_path: Path,
+    make_policy: MakePolicy,
+    make_critic: MakeCritic,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: list[Demonstration],
+) -> Alternate:
+    """Runs the alternation, two questions of four rollouts a step, and returns the trainer and its metric rows."""
+    from traceward.training.adversarial import AdversarialTrainer
+    from traceward.training.callbacks import MetricsCallback
+    from traceward.training.run_directory import Metrics
+
+    made = iter(range(100))
+
+    def run(
+        *,
+        policy: PreTrainedModel | None = None,
+        reward: Any = None,
+        critic: Critic | None = None,
+        questions: Sequence[Problem] = (),
+        callbacks: Sequence[Any] = (),
+        **config: Any,
+    ) -> tuple[Any, list[dict[str, Any]]]:
+        few = {"steps": 3, "questions_per_step": 2, "group": 4, "max_new_tokens": 10, "learning_rate": 1e-3}
+        settings = AdversarialConfig.model_validate({**few, "credit": "trace-mean", **config})
+        place = tmp_path / f"run-{next(made)}"
+        if critic is None and settings.critic_updates:
+            critic = make_critic(reward)
+        with Metrics(tmp_path / f"{place.name}.jsonl", "adversarial") as metrics:
+            trainer = AdversarialTrainer(
+                policy=policy or make_policy(),
+                tokenizer=tokenizer,
+                reward=reward or (critic.reward if critic else None),
+                critic=critic,
+                demonstrations=demonstrations,
+                questions=questions,
+                config=settings,
+                directory=place,
+                callbacks=[MetricsCallback(metrics), *callbacks],
+            )
+            trainer.train()
+        text = (tmp_path / f"{place.name}.jsonl").read_text(encoding="utf-8")
+        return trainer, [json.loads(line) for line in text.splitlines()]
+
+    return run
+
+
+class Known:
+    """A reward that is known: one unit a trace, worth `value`."""
+
+    head = Head.SCALAR
+    style = Format.PLAIN
+    spec = UnitSpec(Granularity.SPARSE)
+
+    def __init__(self, value: Callable[[EncodedTrace], float]) -> None:
+        self.value = value
+
+    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = None) -> list[ScoredTrace]:
+        return [ScoredTrace(value, (value,)) for value in map(self.value, traces)]
+
+
+@pytest.fixture(scope="session")
+def known() -> type[Known]:
+    """A reward that is known, from a function of a trace."""
+    return Known

@@ -25,7 +25,8 @@ from traceward.records import (
 )
 from traceward.rewards.model import STEPS, RewardModel
 from traceward.rewards.rivals import UniformScorer
-from traceward.training.adversarial import AdversarialTrainer, answer_ids
+from traceward.training.adversarial import AdversarialTrainer
+from traceward.training.credit import answer_ids
 from traceward.training.critic import Critic, Example
 from traceward.training.settings import AdversarialConfig
 
@@ -41,6 +42,8 @@ SMALL = {
     "group": 4,
     "max_new_tokens": 10,
     "critic_updates": 0,
+    "accuracy_low": 0,  # without a band, `critic_updates` is what every step has
+    "accuracy_high": 1,
     "credit": Credit.TRACE_MEAN,
     "learning_rate": 1e-3,
 }

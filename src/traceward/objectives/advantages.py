@@ -30,6 +30,16 @@ def batch_scaled(centred_B: Tensor) -> Tensor:  # noqa: N803
     return centred_B / (centred_B.std() + 1e-4)
 
 
+def whitened(values_BU: Tensor, mask_BU: Tensor) -> Tensor:  # noqa: N803
+    """(B, U) minus the mean over all units of the batch, over their standard deviation; 0 where the mask is.
+
+    It gives unit rewards of any head and scale the same one, so that a clip at c means c deviations.
+    """
+    values = values_BU[mask_BU]
+    deviation = values.std(correction=0) if values.numel() else values_BU.new_ones(())
+    return (values_BU - values.mean()).masked_fill(~mask_BU, 0.0) / (deviation + 1e-4)
+
+
 def trace_mean(unit_rewards_BU: Tensor, mask_BU: Tensor, *, clip: float) -> Tensor:  # noqa: N803
     """(B,) mean reward of each trace's units, each cut to +-clip first (arXiv 2510.01857, final runs)."""
     mask = mask_BU.to(unit_rewards_BU.dtype)
@@ -97,6 +107,14 @@ def step_local(advantages_B: Tensor, unit_rewards_BU: Tensor, mask_BU: Tensor, *
     local = (unit_rewards_BU - mean_B[:, None]) * mask
     deviation = (local.square().sum() / mask.sum().clamp(min=1)).sqrt()
     return (advantages_B[:, None] + weight * local / (deviation + 1e-4)) * mask
+
+
+def mixed(advantages_BU: Tensor, outcome_B: Tensor, *, weight: float) -> Tensor:  # noqa: N803
+    """(B, U) the share `weight` of each unit's advantage comes from the trace's outcome, the rest stays.
+
+    Both sides are advantages, centred and scaled alike, so a share means the same at every scale of the reward.
+    """
+    return (1 - weight) * advantages_BU + weight * outcome_B[:, None]
 
 
 def on_tokens(advantages_BU: Tensor, unit_BT: Tensor) -> Tensor:  # noqa: N803

@@ -18,26 +18,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from traceward.data.formats import EncodedTrace, Format, encode_prompt, policy_prompt, stated_answer
-from traceward.data.grading import canonical_answer
+from traceward.data.formats import EncodedTrace, Format, encode_prompt, policy_prompt
 from traceward.data.segmentation import Segmenter, unit_index
 from traceward.objectives.advantages import (
     batch_scaled,
     consensus,
     group_centred,
     leave_one_out,
+    mixed,
     on_tokens,
     reward_to_go,
     step_local,
     trace_mean,
+    whitened,
 )
-from traceward.records import Baseline, Credit, Demonstration, Problem, Rollout, ScoredTrace, StopReason
+from traceward.records import Baseline, Credit, Demonstration, Problem, Rollout, StopReason
 from traceward.rewards.model import TraceScorer
-from traceward.training.baselines import silence
+from traceward.training.baselines import right_answers, silence
+from traceward.training.credit import answer_ids, known_answers, padded_units
 from traceward.training.critic import Critic
 from traceward.training.distribution import everyone, join, on_main, place, shared_samples, shared_scores
+from traceward.training.guards import correlation_inside
+from traceward.training.schedule import KLController, UpdateSchedule
 from traceward.training.settings import AdversarialConfig
 
 if TYPE_CHECKING:
@@ -102,6 +107,34 @@ def keep_start_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     policy.config._name_or_path = policy.name_or_path = str(start)
 
 
+class KLControl(TrainerCallback):  # type: ignore[misc]
+    """Moves the KL weight that TRL reads at every step, `trainer.beta`, by the KL that it logs. Stateful."""
+
+    def __init__(self, trainer: GRPOTrainer, config: AdversarialConfig) -> None:
+        self.trainer = trainer
+        self.controller = KLController(config)
+        self.moves = config.kl_target is not None
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Log the weight of the step that begins, where it is no constant."""
+        if self.moves:
+            self.trainer._log_metric("kl_weight", self.trainer.beta)
+
+    def on_log(self, *_: Any, logs: dict[str, Any] | None = None, **__: Any) -> None:
+        """Set the next step's weight."""
+        if self.moves and "kl" in (logs or {}):
+            self.trainer.beta = self.controller.look(logs["kl"])  # type: ignore[index]
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return self.controller.state_dict()
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from `state_dict`."""
+        self.controller.load_state_dict(state)
+        self.trainer.beta = self.controller.weight
+
+
 def exported_reward(**_: object) -> list[float]:
     """Names the reward in TRL's metrics. The scores come from `_calculate_rewards`, which replaces the call."""
     raise AssertionError("rewards are computed from token ids in AdversarialTrainer._calculate_rewards")
@@ -111,7 +144,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
     """Trains `policy` against `reward`, and `reward` against `policy`.
 
     demonstrations: the only supervision.   questions: further problems without worked solutions; the reward scores
-    them, supervised fine-tuning cannot use them. Their answers are never read.
+    them, supervised fine-tuning cannot use them. Their answers are read with `config.outcome_weight` above 0 only.
     critic: a warmed-up discriminator around `reward`; with `config.critic_updates` = 0 the reward stays frozen.
     """
 
@@ -134,6 +167,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self.reward = reward
         self.critic = critic
         self.config = config
+        self.schedule = UpdateSchedule(config)
         # Held-out demonstrations stay out: their rollouts would be negatives of questions without positives.
         learned_from = demonstrations if critic is None else critic.expert
         self.learned_from = {d.problem.id for d in learned_from}
@@ -147,6 +181,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self._segmenter = Segmenter(tokenizer)
         keep_start_policy(policy, tokenizer, Path(directory))
         every = questions or [d.problem for d in demonstrations]
+        self._answers = known_answers(every) if config.outcome_weight else {}
         super().__init__(
             model=policy,
             processing_class=tokenizer,
@@ -156,6 +191,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             callbacks=list(callbacks),
         )
         silence(self)
+        self.add_callback(KLControl(self, config))
         if critic is not None and config.critic_updates:
             critic.learner.prepare(self.accelerator)
 
@@ -171,6 +207,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.critic is not None and self.config.critic_updates and self.model.training:
             self._update_critic(rollouts)
         rewards = self._score(rollouts).to(self.accelerator.device)
+        tied = correlation_inside(rewards.tolist(), [len(r.completion_ids) for r in rollouts], self.config.group)
+        self._log_metric("reward_length_correlation", tied)
         own = slice(place()[0] * len(inputs), (place()[0] + 1) * len(inputs))
         self._advantages, self._unit_of_token = (part[own] for part in self._credit(rollouts, rewards))
         return rewards[:, None]
@@ -199,30 +237,38 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         ]
 
     def _update_critic(self, rollouts: list[Rollout]) -> None:
-        """Discriminator updates on fresh rollouts of the demonstrations' own questions: positives and negatives
-        then share their questions, and the question cannot tell them apart."""
+        """As many updates as the schedule says; with none, a look, so that the accuracy stays known."""
         assert self.critic is not None
-        for _ in range(self.config.critic_updates):
-            fresh = [r for r in rollouts if r.problem_id in self.learned_from]
-            missing = self.critic.settings.rollouts // 2 - len(fresh)
-            if missing > 0:
-                count = -(-missing // 4)
-                some = self.critic.rng.choices(self.demonstration_prompts, k=count)
-                model = self.accelerator.unwrap_model(self.model)
-                groups = shared_samples(
-                    model,
-                    self.processing_class,
-                    some,
-                    n=4,
-                    max_new_tokens=self.config.max_new_tokens,
-                    seed=self.critic.rng.getrandbits(32),
-                    temperature=self.config.temperature,
-                )
-                fresh += [rollout for group in groups for rollout in group]
-            row = self.critic.update(fresh)
-            self.critic.remember(fresh)
+        own = [r for r in rollouts if r.problem_id in self.learned_from]
+        made: list[Rollout] = []
+        rows = []
+        updates = self.schedule.updates
+        for _ in range(max(1, updates)):
+            more = self._sampled(self.critic.fresh_per_update - len(own))
+            rows.append(self.critic.update(own + more) if updates else self.critic.look(own + more))
+            made += more
+        self.critic.remember(own + made)
+        row = rows[-1] | {"accuracy": rows[0]["accuracy"], "updates": updates}
+        self.schedule.look(row["accuracy"])
         for name, value in row.items():
             self._log_metric(f"critic/{name}", value)
+
+    def _sampled(self, count: int) -> list[Rollout]:
+        """`count` or a few more rollouts of the demonstrations' own questions: positives and negatives then share
+        their questions, and the question cannot tell them apart."""
+        assert self.critic is not None
+        if count <= 0:
+            return []
+        groups = shared_samples(
+            self.accelerator.unwrap_model(self.model),
+            self.processing_class,
+            self.critic.rng.choices(self.demonstration_prompts, k=-(-count // 4)),
+            n=4,
+            max_new_tokens=self.config.max_new_tokens,
+            seed=self.critic.rng.getrandbits(32),
+            temperature=self.config.temperature,
+        )
+        return [rollout for group in groups for rollout in group]
 
     def _credit(self, rollouts: list[Rollout], rewards: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages (B, U), and (B, T) the unit of each completion token; U is 1 where a trace has one advantage."""
@@ -242,8 +288,18 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             else:
                 to_go = reward_to_go(values, mask, group=config.group, gamma=config.gamma)
                 advantages = torch.zeros_like(to_go).masked_scatter(mask, batch_scaled(to_go[mask]))
+        if config.outcome_weight:
+            right = torch.tensor(self._outcome(rollouts), device=device)
+            outcome = batch_scaled(baseline(right, config.group))
+            advantages = mixed(advantages, outcome, weight=config.outcome_weight)
         padded = [torch.tensor(unit) for unit in units]
         return advantages, torch.nn.utils.rnn.pad_sequence(padded, batch_first=True, padding_value=-1)
+
+    def _outcome(self, rollouts: list[Rollout]) -> list[float]:
+        wanted = [self._answers.get(r.problem_id) for r in rollouts]
+        right = right_answers([r.text for r in rollouts], wanted, self.reward.style)
+        self._log_metric("outcome", sum(right) / len(right))
+        return right
 
     def _score(self, rollouts: list[Rollout]) -> Tensor:
         """(B,) the reward that each rollout trains with, by `config.credit`."""
@@ -253,7 +309,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         exported = torch.tensor([s.exported for s in scored])
         self._log_metric("exported", exported.mean().item())
         if by_units:
-            self._units = padded_units(scored)
+            units, there = padded_units(scored)
+            self._units = (whitened(units, there) if self.config.whiten else units, there)
             return trace_mean(*self._units, clip=self.config.clip)
         answers = torch.tensor(answer_ids(rollouts, self.reward.style, self.config.group))
         agrees, _ = consensus(
@@ -264,22 +321,3 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         self._log_metric("agreement", agrees.mean().item())
         return agrees.flatten()
-
-
-def padded_units(scored: Sequence[ScoredTrace]) -> tuple[Tensor, Tensor]:
-    """(B, U) unit logits, and which of them are there."""
-    units = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.unit_logits) for s in scored], batch_first=True)
-    counts = torch.tensor([len(s.unit_logits) for s in scored])
-    return units, torch.arange(units.shape[1])[None] < counts[:, None]
-
-
-def answer_ids(rollouts: Sequence[Rollout], style: Format, group: int) -> list[int]:
-    """An integer per rollout, equal inside a group where the answers are equal; -1 where none is stated."""
-    found: list[int] = []
-    for start in range(0, len(rollouts), group):
-        seen: dict[str, int] = {}
-        for rollout in rollouts[start : start + group]:
-            answer = stated_answer(rollout.text, style)
-            key = None if answer is None else canonical_answer(answer)
-            found.append(-1 if not key else seen.setdefault(key, len(seen)))
-    return found

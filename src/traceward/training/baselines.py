@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,12 @@ def supervised_fine_tune(
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
+def right_answers(texts: Sequence[str], wanted: Sequence[str | None], style: Format) -> list[float]:
+    """1 for each completion that states the reference answer; 0 for others and where no answer is known."""
+    given = [stated_answer(text, style) for text in texts]
+    return [float(g is not None and w is not None and answers_equal(g, w)) for g, w in zip(given, wanted, strict=True)]
+
+
 def outcome_rl(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -92,17 +98,13 @@ def outcome_rl(
     """GRPO on the true answers of `questions`: the bound that a learned reward is held against."""
     from trl import GRPOTrainer
 
-    from traceward.training.adversarial import grpo_arguments, keep_start_policy, question_rows
+    from traceward.training.adversarial import KLControl, grpo_arguments, keep_start_policy, question_rows
 
-    answers: Mapping[str, str | None] = {problem.id: problem.answer for problem in questions}
+    answers = {problem.id: problem.answer for problem in questions}
 
     def correct(completion_ids: list[list[int]], problem_id: list[str], **_: object) -> list[float]:
         texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
-        given = [stated_answer(text, style) for text in texts]
-        wanted = [answers[key] for key in problem_id]
-        return [
-            float(g is not None and w is not None and answers_equal(g, w)) for g, w in zip(given, wanted, strict=True)
-        ]
+        return right_answers(texts, [answers[key] for key in problem_id], style)
 
     keep_start_policy(policy, tokenizer, Path(directory))
     trainer = GRPOTrainer(
@@ -114,5 +116,6 @@ def outcome_rl(
         callbacks=list(callbacks),
     )
     silence(trainer)
+    trainer.add_callback(KLControl(trainer, config))
     trainer.train()
     policy.eval()

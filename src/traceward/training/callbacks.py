@@ -23,6 +23,9 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         "completions/clipped_ratio": "cut_share",
         "exported": "exported",
         "agreement": "agreement",
+        "outcome": "outcome",
+        "kl_weight": "kl_weight",
+        "reward_length_correlation": "reward_length_correlation",
     }
 
     def __init__(self, metrics: Metrics) -> None:

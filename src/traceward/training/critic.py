@@ -16,6 +16,7 @@ from traceward.data.grading import answers_equal
 from traceward.objectives.discriminator import gail_loss, pair_margins, pairwise_loss, trace_means
 from traceward.records import Demonstration, LabelSource, Objective, Rollout
 from traceward.rewards.model import STEPS, RewardModel
+from traceward.training.form import FormControl
 from traceward.training.learner import Learner, Tables
 from traceward.training.settings import CriticSettings
 
@@ -48,6 +49,7 @@ class Critic:
         self.held_out, self.expert = shuffled[:held], shuffled[held:]
         self.answers = {d.problem.id: d.trace.answer for d in demonstrations}
         self.replay: list[Rollout] = []
+        self.form = FormControl()
         self.updates = 0
         self.learner = Learner(
             reward.backbone,
@@ -119,9 +121,14 @@ class Critic:
             asked = {d.problem.id for d in experts}
             fresh = [r for r in fresh if r.problem_id in asked]
             replay = [r for r in replay if r.problem_id in asked]
-        old = min(round(self.settings.replay_share * count), len(replay)) if fresh else count
-        drawn = self.rng.choices(replay, k=old) if old and replay else []
-        return drawn + (self.rng.choices(list(fresh), k=count - len(drawn)) if fresh else [])
+        old = count - self.fresh_per_update if fresh else count
+        drawn = _pick(self.rng, replay, old)
+        return drawn + _pick(self.rng, fresh, count - len(drawn))
+
+    @property
+    def fresh_per_update(self) -> int:
+        """How many of an update's rollouts are fresh, once there is a memory to draw the others from."""
+        return self.settings.rollouts - round(self.settings.replay_share * self.settings.rollouts)
 
     def remember(self, rollouts: Sequence[Rollout]) -> None:
         """Add rollouts to the memory; past its size random old ones leave."""
@@ -166,12 +173,26 @@ class Critic:
             known[row, touched.cpu()] = 1
         return known.to(unit_BT.device)
 
-    def update(self, fresh: Sequence[Rollout]) -> dict[str, float]:
-        """One optimiser step on experts against rollouts (fresh and replayed) and corruptions."""
+    def batch(self, fresh: Sequence[Rollout]) -> list[Example]:
+        """Experts, corruptions of them, and rollouts, fresh and replayed."""
         experts = self.rng.choices(self.expert, k=self.settings.positives)
         examples = (
             self.positives(experts) + self.corruptions(experts, self.rng) + self.rollouts(self._draw(fresh, experts))
         )
+        self.form.see([e.trace for e in examples], [e.label for e in examples], self.reward.tokenizer)
+        return examples
+
+    @torch.no_grad()
+    def look(self, fresh: Sequence[Rollout]) -> dict[str, float]:
+        """What `update` says of a batch, without the update."""
+        examples = self.batch(fresh)
+        self.reward.eval()
+        tables = self._look(examples)
+        return self._figures(examples, tables, self._loss(examples, tables, self.settings.smoothing).item())
+
+    def update(self, fresh: Sequence[Rollout]) -> dict[str, float]:
+        """One optimiser step on a new batch; its figures are those before the step."""
+        examples = self.batch(fresh)
         self.reward.train()
         seed, device = self._dropout.getrandbits(32), self.reward.device
 
@@ -184,13 +205,20 @@ class Critic:
         done = self.learner.step(len(examples), forward, lambda tables: self._loss(examples, tables, smoothing))
         self.reward.eval()
         self.updates += 1
-        logits, labels = _trace_logits(done.tables), _labels(examples).to(device)
+        return self._figures(examples, done.tables, done.loss) | {"grad_norm": done.grad_norm}
+
+    def _look(self, examples: Sequence[Example]) -> Tables:
+        return self.learner.look(len(examples), lambda rows: self._tables([examples[row] for row in rows]))
+
+    def _figures(self, examples: Sequence[Example], tables: Tables, loss: float) -> dict[str, float]:
+        logits, labels = _trace_logits(tables), _labels(examples).to(tables[0].device)
+        form = self.form.auroc()
         return {
-            "loss": done.loss,
+            "loss": loss,
             "accuracy": self._accuracy(examples, logits, labels),
             "logit_expert": logits[labels == 1].mean().item(),
             "logit_rollout": logits[labels == 0].mean().item(),
-            "grad_norm": done.grad_norm,
+            **({} if form is None else {"form_auroc": form}),
         }
 
     def _accuracy(self, examples: Sequence[Example], logits: Tensor, labels: Tensor) -> float:
@@ -206,7 +234,7 @@ class Critic:
         """Loss (no smoothing) and AUROC of trace logits on `examples`, in evaluation mode; pairwise, whose logits say
         nothing across questions, AUROC within questions: the share of pairs in order."""
         self.reward.eval()
-        tables = self.learner.look(len(examples), lambda rows: self._tables([examples[row] for row in rows]))
+        tables = self._look(examples)
         loss = self._loss(examples, tables, 0.0)
         logits, labels = _trace_logits(tables), _labels(examples).to(tables[0].device)
         if self.settings.objective is Objective.PAIRWISE:
@@ -223,6 +251,14 @@ def _trace_logits(tables: Tables) -> Tensor:
     """(B,) the mean logit over all units of each trace."""
     logits, _, there = tables
     return trace_means(logits, there)[0]
+
+
+def _pick(rng: random.Random, rollouts: Sequence[Rollout], count: int) -> list[Rollout]:
+    """`count` of `rollouts`, each at most once where there are enough."""
+    rows = list(rollouts)
+    if not rows:
+        return []
+    return rng.sample(rows, count) if count <= len(rows) else rng.choices(rows, k=count)
 
 
 def _questions(examples: Sequence[Example]) -> Tensor:

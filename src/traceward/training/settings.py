@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from traceward.data.corruptions import REGISTRY
 from traceward.errors import ConfigError
-from traceward.records import Baseline, Credit, Granularity, Head, LabelSource, Objective, Start, UnitSpec
+from traceward.records import Baseline, Credit, Granularity, Head, LabelSource, Objective, OnAlarm, Start, UnitSpec
 
 
 class Section(BaseModel):
@@ -55,7 +56,7 @@ class CriticSettings(Section):
     """Updates between two looks at the held-out demonstrations."""
     patience: int = Field(default=4, ge=1)
     """Looks without a better held-out AUROC before warm-up stops; the best weights are kept."""
-    held_out: float = Field(default=0.2, ge=0, lt=1)
+    held_out: float = Field(default=0.2, ge=0, le=0.5)
     """Share of the demonstrations (at least two) kept for that look; 0 turns early stopping off."""
     positives: int = Field(default=16, ge=1)
     """Expert traces per update."""
@@ -79,7 +80,22 @@ class CriticSettings(Section):
     replay: int = Field(default=6400, ge=0)
     """Rollouts remembered."""
     replay_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of an update's rollouts that comes from the memory, once there is one."""
+    """Share of an update's rollouts that comes from the memory, once there is one; the others are fresh."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> CriticSettings:
+        if self.replay_share and not self.replay:
+            raise ValueError(
+                f"replay must be above 0 where replay_share is: got 0 with replay_share {self.replay_share}; set "
+                "replay_share=0 too"
+            )
+        if unknown := sorted({*self.exclude_corruptions} - REGISTRY.keys()):
+            raise ValueError(
+                f"exclude_corruptions must name kinds among {', '.join(REGISTRY)}: got {', '.join(unknown)}; mend them"
+            )
+        if self.corruptions and not REGISTRY.keys() - {*self.exclude_corruptions}:
+            raise ValueError("exclude_corruptions must leave a kind: got all of them; set corruptions=0 for none")
+        return self
 
 
 class SFTSettings(Section):
@@ -105,18 +121,32 @@ class AdversarialConfig(Section):
     same step."""
     credit: Credit = Credit.CONSENSUS
     critic_updates: int = Field(default=1, ge=0)
-    """Discriminator updates per policy step; 0 freezes the reward after warm-up."""
+    """Discriminator updates per policy step while its accuracy is in the band; 0 freezes the reward after warm-up."""
+    critic_updates_most: int = Field(default=3, ge=0)
+    """Most updates per policy step, where the accuracy stays below the band."""
+    accuracy_low: float = Field(default=0.65, ge=0, le=1)
+    """Below it a look adds an update; 0 never adds one."""
+    accuracy_high: float = Field(default=0.85, ge=0, le=1)
+    """Above it a look takes an update away, down to none; 1 never takes one."""
     learning_rate: float = Field(default=3e-4, gt=0)
     kl: float = Field(default=0.005, ge=0)
     """Weight of the KL penalty to the start policy."""
+    kl_target: float | None = Field(default=None, gt=0)
+    """Nats per token that the KL is steered to by moving its weight; left out, the weight stays."""
+    kl_gain: float = Field(default=0.1, gt=0, le=1)
+    """kl_target only: how fast the weight moves; a step changes it by a fifth of this at most."""
     temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=96, ge=1)
     own_reward: float = Field(default=0.0, ge=0, le=1)
     """consensus only: share of the trace's own (group-normalised) exported reward mixed into the agreement."""
     vote_temperature: float = Field(default=1.0, gt=0)
     """consensus only: temperature of the softmax over exported rewards that weighs the votes."""
+    whiten: bool = False
+    """Unit rewards are brought to mean 0 and deviation 1 over the batch before they are cut (not with consensus)."""
     clip: float = Field(default=5.0, gt=0)
     """Unit rewards are cut to +- this before they become advantages (every credit but consensus)."""
+    outcome_weight: float = Field(default=0.0, ge=0, le=1)
+    """Share of the advantage that comes from right final answers; above 0 the questions' reference answers are read."""
     baseline: Baseline = Baseline.GROUP_MEAN
     gamma: float = Field(default=0.9, gt=0, le=1)
     """reward-to-go only: discount per unit."""
@@ -124,12 +154,30 @@ class AdversarialConfig(Section):
     """step-local only: weight of the signal inside a trace."""
 
     @model_validator(mode="after")
-    def _baseline_fits(self) -> AdversarialConfig:
+    def _credit_fits(self) -> AdversarialConfig:
         if self.baseline is Baseline.LEAVE_ONE_OUT and self.credit is Credit.REWARD_TO_GO:
             raise ValueError(
                 "baseline must be group-mean with credit 'reward-to-go', which centres units by their group: got "
                 "leave-one-out; remove it"
             )
+        if self.whiten and self.credit is Credit.CONSENSUS:
+            raise ValueError("whiten must go with a credit of unit rewards: got credit 'consensus'; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> AdversarialConfig:
+        if self.accuracy_low > self.accuracy_high:
+            raise ValueError(
+                f"accuracy_low must not be above accuracy_high: got {self.accuracy_low} and {self.accuracy_high}; swap "
+                "them"
+            )
+        if self.critic_updates > self.critic_updates_most:
+            raise ValueError(
+                f"critic_updates_most must be at least critic_updates: got {self.critic_updates_most} for "
+                f"{self.critic_updates}; raise it"
+            )
+        if self.kl_target is not None and not self.kl:
+            raise ValueError("kl must be above 0 with kl_target, a weight to start from: got 0; set kl=0.005")
         return self
 
     def check_questions(self, count: int) -> None:
@@ -155,3 +203,26 @@ class AdversarialConfig(Section):
                 f"{self.rollouts} for {processes}; change one of them"
             )
         return next(n for n in range(1, own + 1) if own % n == 0 and own // n <= self.rollouts_per_backward)
+
+
+class GuardSettings(Section):
+    """When a run says that something is wrong, and what it then does; guards change nothing that is trained.
+
+    The limits lie well outside of what healthy runs on the built-in world do (docs/guards.md has the numbers).
+    """
+
+    on_alarm: OnAlarm = OnAlarm.WARN
+    window: int = Field(default=5, ge=2)
+    """Looks (policy steps; in warm-up updates) whose mean an alarm speaks of."""
+    saturated_accuracy: float = Field(default=0.99, gt=0.5, le=1)
+    """Discriminator accuracy from which on it counts as always right."""
+    form_auroc: float = Field(default=0.7, ge=0.5, le=1)
+    """Highest AUROC of a cross-validated classifier that sees only the form of the discriminator's traces."""
+    length_ratio: float = Field(default=1.5, gt=1)
+    """Times by which rollouts may grow or shrink against the first window while the reward rises."""
+    kl: float = Field(default=0.5, gt=0)
+    """Nats per token that the policy may be from its start while the reward rises."""
+    entropy_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the first window's entropy that must be left."""
+    length_correlation: float = Field(default=0.6, gt=0, le=1)
+    """Highest correlation, of either sign, of reward and length inside a question."""

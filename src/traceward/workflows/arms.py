@@ -81,7 +81,8 @@ def _scorer(
     from traceward.training.critic import Critic
 
     frozen = recipe.adversarial.model_copy(update={"critic_updates": 0})
-    vote = frozen.model_copy(update={"credit": Credit.CONSENSUS})
+    # A rival that needs no reward has no right answers either.
+    vote = frozen.model_copy(update={"credit": Credit.CONSENSUS, "outcome_weight": 0.0, "whiten": False})
     if name is Arm.MAJORITY_CONSENSUS:
         return UniformScorer(recipe.data.format), None, vote
     if name is Arm.SFT_LOGPROB_CONSENSUS:

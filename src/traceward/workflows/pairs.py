@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from traceward.data.formats import EncodedTrace, encode
 from traceward.data.jsonl import write_jsonl
 from traceward.evaluation.statistics import auroc, paired_difference
 from traceward.records import Rollout, ScoredTrace, StopReason
+from traceward.training.form import held_out_scores
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.inputs import base_policy, load_task, prompts_of, seeded
 
@@ -73,11 +72,8 @@ def compare(traces: Sequence[EncodedTrace], scored: Sequence[ScoredTrace], end: 
     labels = [at % 2 == 0 for at in range(len(traces))]
     questions = [t.key for t in traces]
     logits = [float(np.mean(s.unit_logits)) for s in scored]
-    features = np.array([[len(t.completion_ids), t.completion_ids[-1] == end] for t in traces], dtype=float)
-    features = (features - features.mean(0)) / (features.std(0) + 1e-9)
-    control = cross_val_predict(
-        LogisticRegression(), features, labels, groups=questions, cv=GroupKFold(5), method="decision_function"
-    )
+    control = held_out_scores([(len(t.completion_ids), t.completion_ids[-1] == end) for t in traces], labels, questions)
+    assert control is not None  # ten pairs are ten questions, and each holds both classes
     learned = auroc(logits, labels, seed=0, problems=questions)
     plain = auroc(control, labels, seed=0, problems=questions)
     wins = [float(a > b) + 0.5 * float(a == b) for a, b in zip(logits[::2], logits[1::2], strict=True)]

@@ -46,6 +46,7 @@ def write_results(run: RunDirectory, task: Task, *, seconds: float | None) -> No
         "uses_final_answers": {
             "reward": "yes" if recipe.critic.label_source.uses_final_answers else "no",
             "consensus": "yes" if recipe.adversarial.credit is Credit.CONSENSUS else "no",
+            "outcome_reward": "yes" if recipe.adversarial.outcome_weight else "no",
         },
         "data": _data(recipe, task),
         "reward": run.part("reward"),
