@@ -97,7 +97,7 @@ def train(
 
         found = run_grid(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
         tables.show(tables.grid_tables(found / "grid.json"))
-        _say(grid=found, results=found / "grid.json")
+        _say(grid=found, report=_report([found]), results=found / "grid.json")
         return
     from traceward.workflows.train import run_recipe
 

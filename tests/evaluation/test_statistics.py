@@ -22,6 +22,7 @@ from traceward.evaluation.statistics import (
     harmonic_mean,
     length_controlled_auroc,
     length_correlation,
+    over_seeds,
     paired_difference,
     pass_at_k,
 )
@@ -46,6 +47,58 @@ def test_the_interval_of_a_mean_is_that_of_scipys_percentile_bootstrap() -> None
     assert ours.value == pytest.approx(values.mean())
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.01)
     assert ours.n == 80
+
+
+def _shares(*runs: list[float]) -> list[tuple[list[float], list[float]]]:
+    return [(run, [1.0] * len(run)) for run in runs]
+
+
+def test_of_one_seed_only_the_problems_vary() -> None:
+    top, bottom = [3.0, 0.0, 1.0, 2.0, 0.0], [4.0, 0.0, 1.0, 2.0, 3.0]
+    alone = bootstrap_ratio(top, bottom, seed=4)
+    found = over_seeds([(top, bottom)], seed=4)
+    assert (found.value, found.low, found.high) == pytest.approx((alone.value, alone.low, alone.high))
+    assert found.n == 1
+
+
+def test_of_equal_problems_only_the_seeds_vary() -> None:
+    """Three seeds, 27 draws of equal chance: the lowest and the highest mean have more than 2.5 % each."""
+    found = over_seeds(_shares([0.0] * 6, [0.3] * 6, [0.9] * 6), seed=0)
+    assert (found.value, found.low, found.high) == pytest.approx((0.4, 0.0, 0.9))
+    assert found.n == 3
+
+
+def test_seeds_and_problems_are_drawn_independently() -> None:
+    """Against loops that draw seeds, draw problems, and measure the drawn seeds on the drawn problems."""
+    generator = np.random.default_rng(5)
+    runs = np.clip(generator.normal(0.5, 0.3, (4, 30)) + np.array([[0.2], [-0.1], [0.0], [0.1]]), 0, 1)
+    found = over_seeds(_shares(*runs.tolist()), seed=0, resamples=20_000)
+    slow = []
+    for _ in range(20_000):
+        seeds, problems = generator.integers(4, size=4), generator.integers(30, size=30)
+        slow.append(runs[np.ix_(seeds, problems)].mean())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.006)
+
+
+def test_a_difference_over_seeds_is_paired_by_seed_and_problem() -> None:
+    generator = np.random.default_rng(6)
+    below = generator.random((3, 20))
+    found = over_seeds(_shares(*(below + 0.25).tolist()), minus=_shares(*below.tolist()), seed=0)
+    assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("runs", "minus", "said"),
+    [
+        ([], None, "runs must be at least one"),
+        (_shares([1.0], [0.0]), _shares([1.0]), "as many on both sides: got 2 and 1"),
+        (_shares([1.0], [0.0, 1.0]), None, "measured on the same problems: got \\[1, 2\\]"),
+        ([([0.0], [0.0])], None, "denominators must sum to more than 0"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_told(runs: list, minus: list | None, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        over_seeds(runs, minus=minus, seed=0)
 
 
 def test_the_default_interval_of_a_share_is_two_standard_errors_wide_on_each_side() -> None:

@@ -1,4 +1,4 @@
-"""One HTML page, and the numbers on it as JSON, from the files of one or more run directories.
+"""One HTML page, and the numbers on it as JSON, from the files of one or more run directories, or of a grid.
 
 Reads `results.json`, `metrics.jsonl`, `examples.jsonl`, `manifest.json` and `config.json`. What is absent or null is
 "not measured" on the page; what is there and wrong is a RunError. Shares are fractions between 0 and 1.
@@ -6,19 +6,17 @@ Reads `results.json`, `metrics.jsonl`, `examples.jsonl`, `manifest.json` and `co
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from traceward.errors import RunError
 from traceward.report.figures import PALETTE, Bar, Kind, Series, bar_figure, line_figure, plain_text, thin
+from traceward.report.grid import build_grid_report, is_grid_directory
+from traceward.report.page import place_of, template, write_page
 from traceward.report.tables import (
     POLICY,
     RERANK,
@@ -77,44 +75,16 @@ def build_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     """
     if not run_dirs:
         raise RunError("report must have a run: got none; name at least one run directory")
+    if any(is_grid_directory(directory) for directory in run_dirs):
+        if len(run_dirs) > 1:
+            refuse("report", "be of runs or of one grid", [str(path) for path in run_dirs], "report each grid alone")
+        return build_grid_report(Path(run_dirs[0]), out)
     runs = [_read_run(Path(directory)) for directory in dict.fromkeys(run_dirs)]
-    page = Path(out) if out is not None else Path(run_dirs[0]) / "report.html"
-    if page.suffix != ".html":
-        refuse("report", "be a file that ends in .html", str(page), "name the page, for example report.html")
-    text = _template().render(runs=runs, palette=PALETTE, comparison=_comparison(runs))
+    page = place_of(out, Path(run_dirs[0]))
+    text = template("page.html.j2").render(runs=runs, palette=PALETTE, comparison=_comparison(runs))
     numbers = {"schema": SCHEMA, "runs": [_numbers(run) for run in runs]}
-    _write(page.with_suffix(".json"), json.dumps(numbers, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    _write(page, text)
+    write_page(page, text, numbers)
     return page
-
-
-@cache
-def _template() -> Template:
-    loader = PackageLoader("traceward.report", ".")
-    templates = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    pretty = partial(json.dumps, indent=2, ensure_ascii=False)
-    templates.filters.update(signed=_signed, plain=plain_text, pretty=pretty)
-    return templates.get_template("page.html.j2")
-
-
-def _signed(value: float | None) -> str:
-    """A score with its sign, always: two decimals, or one digit where these would show nothing."""
-    if value is None:
-        return "not measured"
-    return (f"{value:+.1g}" if 0 < abs(value) < 0.005 else f"{value:+.2f}").replace("-", "−")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".report-", dir=path.parent) as room:
-            whole = Path(room) / path.name
-            whole.write_text(text, encoding="utf-8")
-            whole.replace(path)
-    except OSError as error:
-        raise RunError(f"report must be writable: got '{error}' at {path}; choose another --out") from error
 
 
 def _numbers(run: Run) -> dict[str, Any]:
