@@ -83,17 +83,39 @@ def right_steps(question: str) -> set[str]:
     texts = set()
     for name, form, result in equations:
         together = name == "Together they"
-        for opening in ("", "First, ", "So ", "Then "):
-            owner = "together they" if together and opening else name
-            texts.add(f"{opening}{owner} {'have' if together else 'has'} {form} = {result} {item}.")
+        texts.add(f"{name} {'have' if together else 'has'} {form} = {result} {item}.")
         texts.add(f"Since {form} = {result}, the {item} of {'both' if together else name} are {result}.")
     return texts
+
+
+LATER = ["So", "Then", "Now", "Next,", "Thus", "Hence", "Therefore", "Well,", "Here", "Clearly,", "Indeed,", "Surely"]
+LATER += ["Plainly", "Again,", "Finally,"]
+OPENINGS = ["First,", *LATER]
+MANY = {"have": "has", "own": "owns", "hold": "holds", "keep": "keeps", "get": "gets", "count": "counts"}
+MANY |= {"carry": "carries", "show": "shows"}
+ENDINGS = ["now", "here", "then", "today", "exactly", "already", "indeed", "overall", "again"]
+
+
+def plain(step: str) -> str:
+    """The same step in the most usual words of its style; what is no wording of this world stays as it is."""
+    words = step.removesuffix(".").split(" ")
+    if words[-1] in ENDINGS:
+        words.pop()
+    if words[0] in OPENINGS:
+        words.pop(0)
+        if words[0] == "together":
+            words[0] = "Together"
+    at = 2 if words[0] == "Together" else 1
+    if len(words) > at and words[0] != "Since":
+        known = {**dict.fromkeys(MANY.values(), "has"), **dict.fromkeys(MANY, "have")}
+        words[at] = known.get(words[at], words[at])
+    return " ".join(words) + "."
 
 
 def slow_check(question: str, trace: Trace) -> Verdict:
     right = right_steps(question)
     correct = trace.answer == str(slow_solution(question)[2])
-    wrong = [index for index, step in enumerate(trace.steps) if step not in right]
+    wrong = [index for index, step in enumerate(trace.steps) if plain(step) not in right]
     return Verdict(correct, wrong[0] if wrong else -1 if correct else len(trace.steps))
 
 
@@ -106,9 +128,9 @@ def single_edits(step: str, item: str) -> list[str]:
             edits.append(step[: match.start()] + str(other) + step[match.end() :])
     for match in re.finditer(r" [-+*] ", step):
         edits.extend(step[: match.start()] + f" {sign} " + step[match.end() :] for sign in "+-*")
-    owner = re.search("|".join(["[Tt]ogether they have", "both are", *(rf"\b{name}\b" for name in NAMES)]), step)
+    owner = re.search("|".join([r"[Tt]ogether they \w+", "both are", *(rf"\b{name}\b" for name in NAMES)]), step)
     assert owner is not None
-    verb = {"together they have": " has", "both are": " are"}.get(owner[0].lower(), "")
+    verb = " has" if "they" in owner[0] else " are" if "both" in owner[0] else ""
     edits.extend(step[: owner.start()] + name + verb + step[owner.end() :] for name in NAMES)
     edits.append(step.replace(item, next(other for other in ITEMS if other != item)))
     return [edit for edit in edits if edit != step]
@@ -176,6 +198,9 @@ def test_a_trace_checked_by_hand() -> None:
         "Dan has 7 + 7 = 14 apples.",
         "First, Ben has 7 + 5 = 12 apples.",
         "Then together they have 14 + 9 = 23 apples.",
+        "Plainly Ben holds 7 + 5 = 12 apples already.",
+        "Finally, together they own 14 + 9 = 23 apples overall.",
+        "Since 12 - 3 = 9, the apples of Cara are 9 now.",
         "Since 12 - 3 = 9, the apples of Cara are 9.",
         "Since 14 + 9 = 23, the apples of both are 23.",
     ],
@@ -202,7 +227,7 @@ def test_every_single_edit_of_a_right_trace_is_found_at_its_step(style: Style, s
     right, item = right_steps(question), slow_solution(question)[1]
     for index, step in enumerate(steps):
         for edit in single_edits(step, item):
-            expected = -1 if edit in right else index
+            expected = -1 if plain(edit) in right else index
             edited = Trace((*steps[:index], edit, *steps[index + 1 :]), found.trace.answer)
             assert check(question, edited) == Verdict(True, expected), edit
 
@@ -310,23 +335,25 @@ def test_a_seed_means_the_same_in_every_release() -> None:
     )
     steps = (
         "Finn has 5 + 5 = 10 pens.",
-        "So Hugo has 10 + 6 = 16 pens.",
-        "So Cara has 16 - 8 = 8 pens.",
-        "Dan has 8 + 2 = 10 pens.",
+        "Plainly Hugo has 10 + 6 = 16 pens here.",
+        "Surely Cara has 16 - 8 = 8 pens here.",
+        "Hence Dan counts 8 + 2 = 10 pens.",
     )
     assert item.trace == Trace(steps, "10")
 
 
-def test_everybody_words_steps_in_several_ways() -> None:
+def test_everybody_words_steps_alike_by_the_law_of_zipf() -> None:
     """Wording must vary in right and wrong traces alike, or a surprising word would give a wrong step away."""
+    ranked = ["", *LATER]
+    weights = [rank**-1.2 for rank in range(1, len(ranked) + 1)]
     for writer in (EXPERT, STUDENT):
         steps = [
             step for _, trace in _written(writer, 1500) for step in trace.steps[1:] if not step.startswith("Since ")
         ]
-        openings = [next((o for o in ("So ", "Then ") if step.startswith(o)), "") for step in steps]
-        assert all(
-            _chance(openings.count(o), len(steps), rate) for o, rate in (("So ", 0.25), ("Then ", 0.25), ("", 0.5))
-        )
+        openings = [first if (first := step.split(" ")[0]) in ranked else "" for step in steps]
+        for opening, weight in zip(ranked, weights, strict=True):
+            assert _chance(openings.count(opening), len(steps), weight / sum(weights)), opening
+        assert {step.removesuffix(".").split(" ")[-1] for step in steps} >= set(ENDINGS)
 
 
 def test_questions_and_ids_differ_and_what_is_excluded_stays_out() -> None:

@@ -25,7 +25,9 @@ _OTHER_WORDS = " ".join(
         "in on from for by as we We now Let first second third last letter letters word words sort sorted",
         "list before after than less more fewer this that subpart equation calculate final then add subtract",
         "times divided equals Step step total sum number numbers all both same one two three four five",
-        "because since therefore if when how many what",
+        "because since therefore if when how many what has own owns hold holds keep keeps get count counts carry",
+        "carries show shows here Here Thus Hence Therefore Well Clearly Indeed Surely Plainly Again indeed today",
+        "exactly already overall again both Since have",
     )
 ).split()
 

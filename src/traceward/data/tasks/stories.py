@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,8 +36,8 @@ HARD = (Relation.FEWER, Relation.TWICE)
 class Style(StrEnum):
     """How a step is worded. Students write RESULT_FIRST in a few percent of their traces."""
 
-    USUAL = "usual"  # [So ]Ben has 7 + 5 = 12 apples.
-    RESULT_FIRST = "result-first"  # Since 7 + 5 = 12, the apples of Ben are 12.
+    USUAL = "usual"  # [So ]Ben has 7 + 5 = 12 apples[ now].
+    RESULT_FIRST = "result-first"  # Since 7 + 5 = 12, the apples of Ben are 12[ now].
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +127,34 @@ def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4), *, chain
 
 
 TOGETHER = "Together they"
-# Everybody words a step now one way, now another. A surprising word is then no sign of a wrong step, as in real text.
-_FIRST_OPENINGS = ("", "First, ")
-_OPENINGS = ("", "", "So ", "Then ")
+# Word choice follows Zipf's law, experts and students alike: most steps are worded the usual way, some in a rare one.
+# A surprising word is then no sign of a wrong step, as in real text; log-probability alone cannot tell the two apart.
+_FIRST_OPENINGS = ("", "First,", "Now", "Well,", "Here", "Clearly,", "Indeed,", "Surely", "Plainly")
+_OPENINGS = (
+    *("", "So", "Then", "Now", "Next,", "Thus", "Hence", "Therefore", "Well,", "Here", "Clearly,", "Indeed,"),
+    *("Surely", "Plainly", "Again,", "Finally,"),
+)
+_VERBS = ("has", "owns", "holds", "keeps", "gets", "counts", "carries", "shows")
+_PLURALS = ("have", "own", "hold", "keep", "get", "count", "carry", "show")
+_ENDINGS = ("", " now", " here", " then", " today", " exactly", " already", " indeed", " overall", " again")
+_ZIPF = 1.2  # exponent of the rank
 _TURNED = 0.3  # share of sums written the other way round
 
 
-def _line(style: Style, *, name: str, equation: str, result: int, item: str, opening: str) -> str:
-    if style is Style.USUAL:
-        owner = name.lower() if opening and name == TOGETHER else name
-        return f"{opening}{owner} {'have' if name == TOGETHER else 'has'} {equation} = {result} {item}."
-    owner = "both" if name == TOGETHER else name
-    return f"Since {equation} = {result}, the {item} of {owner} are {result}."
+def _choice(rng: random.Random, words: tuple[str, ...]) -> str:
+    """The word of a rank with a chance that falls with the rank."""
+    return rng.choices(words, weights=[1 / rank**_ZIPF for rank in range(1, len(words) + 1)])[0]
+
+
+def _line(style: Style, rng: random.Random, *, name: str, equation: str, result: int, item: str, first: bool) -> str:
+    ending = _choice(rng, _ENDINGS)
+    if style is Style.RESULT_FIRST:
+        owner = "both" if name == TOGETHER else name
+        return f"Since {equation} = {result}, the {item} of {owner} are {result}{ending}."
+    opening = _choice(rng, _FIRST_OPENINGS if first else _OPENINGS)
+    owner = name.lower() if opening and name == TOGETHER else name
+    verb = _choice(rng, _PLURALS if name == TOGETHER else _VERBS)
+    return f"{opening} {owner} {verb} {equation} = {result} {item}{ending}.".lstrip()
 
 
 def write_trace(story: Story, rng: random.Random, writer: Student, style: Style | None = None) -> Trace:
@@ -158,17 +175,9 @@ def write_trace(story: Story, rng: random.Random, writer: Student, style: Style 
         values[name] = result
         if operator == "+" and rng.random() < _TURNED:
             left, right = right, left
-        opening = rng.choice(_OPENINGS if steps else _FIRST_OPENINGS)
-        steps.append(
-            _line(
-                style,
-                name=name,
-                equation=f"{left} {operator} {right}",
-                result=result,
-                item=story.item,
-                opening=opening,
-            )
-        )
+        equation = f"{left} {operator} {right}"
+        line = _line(style, rng, name=name, equation=equation, result=result, item=story.item, first=not steps)
+        steps.append(line)
 
     for fact in story.facts[1:]:
         assert fact.relation is not None
@@ -240,11 +249,17 @@ def read_story(question: str) -> Story:
     return Story(tuple(facts), item, (together[1], together[2]) if together else None)
 
 
+def _one_of(words: Iterable[str]) -> str:
+    return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+
+
 _STEP = re.compile(
-    r"(?:(?:First, |So |Then )?(?P<usual>[Tt]ogether they|\w+) ha(?:s|ve) "
-    r"(?P<left>\d+) (?P<op>[-+*]) (?P<right>\d+) = (?P<result>\d+) (?P<item>\w+)\."
+    rf"(?:(?:(?:{_one_of({*_OPENINGS, *_FIRST_OPENINGS} - {''})}) )?(?P<usual>[Tt]ogether they|\w+) "
+    rf"(?:{_one_of((*_VERBS, *_PLURALS))}) "
+    r"(?P<left>\d+) (?P<op>[-+*]) (?P<right>\d+) = (?P<result>\d+) (?P<item>\w+)"
     r"|Since (?P<left2>\d+) (?P<op2>[-+*]) (?P<right2>\d+) = (?P<result2>\d+), "
-    r"the (?P<item2>\w+) of (?P<late>\w+) are (?P<again>\d+)\.)"
+    r"the (?P<item2>\w+) of (?P<late>\w+) are (?P<again>\d+))"
+    rf"(?:{_one_of(_ENDINGS)})\."
 )
 
 
