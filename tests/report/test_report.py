@@ -359,3 +359,18 @@ def test_policy_stages_share_panels_and_others_stand_alone() -> None:
     assert list(panels) == ["Logit of expert and rollout", "KL to the reference", "odd"]
     assert "Adversarial" in panels["KL to the reference"]
     assert "Majority consensus" in panels["KL to the reference"]
+
+
+def test_the_parts_of_a_step_stand_beside_each_other_and_are_no_curve(tmp_path: Path) -> None:
+    rows = [
+        {"stage": stage, "step": step, "loss": 1.0, "seconds_rollout": seconds, "seconds_policy": 1.0}
+        for stage, times in (("adversarial", (9.0, 2.0, 4.0)), ("outcome", (7.0,)))
+        for step, seconds in enumerate(times, start=1)
+    ]
+    write_run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = words(page_of(tmp_path))
+    assert "rollout, s policy, s step, s Adversarial 3.00 1.00 4.00 Outcome RL 7.00 1.00 8.00" in text
+    assert "seconds" not in " ".join(name for _, panels in stage_curves(rows) for name, _ in panels)
+    numbers = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["runs"][0]
+    assert numbers["times"]["Adversarial"] == {"rollout": 3.0, "policy": 1.0}

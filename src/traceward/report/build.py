@@ -32,6 +32,7 @@ from traceward.report.tables import (
     read_rows,
     refuse,
 )
+from traceward.report.times import PREFIX, StepTimes, step_times
 
 SCHEMA = 1
 TRACES_SHOWN = 10
@@ -65,6 +66,7 @@ class Run:
     tables: dict[str, Table]
     figures: dict[str, Markup]
     curves: list[tuple[str, list[tuple[str, Markup]]]]
+    times: list[StepTimes]
 
 
 def build_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
@@ -90,7 +92,8 @@ def build_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 def _numbers(run: Run) -> dict[str, Any]:
     """What the page shows, as JSON."""
     tables = {name: asdict(table) for name, table in run.tables.items()}
-    return {"run": run.name, "tables": tables, "traces": run.traces, "results": run.results.values}
+    times = {one.label: one.parts for one in run.times}
+    return {"run": run.name, "tables": tables, "traces": run.traces, "times": times, "results": run.results.values}
 
 
 def _read_run(directory: Path) -> Run:
@@ -104,7 +107,8 @@ def _read_run(directory: Path) -> Run:
             f"{results_file}: schema", f"be {SCHEMA}", results.values["schema"], "report with the version that ran it"
         )
     tables = claim_tables(results)
-    curves = stage_curves([row.values for row in read_rows(metrics_file)])
+    rows = [row.values for row in read_rows(metrics_file)]
+    curves = stage_curves(rows)
     return Run(
         name=str(results.values.get("run") or directory.resolve().name),
         results=results,
@@ -114,6 +118,7 @@ def _read_run(directory: Path) -> Run:
         tables=tables,
         figures={name: Markup(svg) for name, svg in _figures(results, tables)},
         curves=[(title, [(name, Markup(svg)) for name, svg in panels]) for title, panels in curves],
+        times=step_times(rows),
     )
 
 
@@ -238,7 +243,8 @@ def _panels(
     stages: Mapping[str, Sequence[Mapping[str, object]]], methods: Mapping[str, Method]
 ) -> list[tuple[str, str]]:
     grouped = {name for _, names in _PANELS for name in names} | {"step", "seconds"}
-    others = dict.fromkeys(name for rows in stages.values() for row in rows for name in row if name not in grouped)
+    logged = dict.fromkeys(name for rows in stages.values() for row in rows for name in row if name not in grouped)
+    others = [name for name in logged if not name.startswith(PREFIX)]
     panels: list[tuple[str, str]] = []
     for title, names in (*_PANELS, *((name.replace("_", " "), (name,)) for name in others)):
         found = [(stage, name, *_points(rows, name)) for stage, rows in stages.items() for name in names]

@@ -1,4 +1,4 @@
-"""The adversarial loop on TRL's GRPOTrainer. The only file that knows TRL's internals.
+"""The adversarial loop on TRL's GRPOTrainer. The only file that knows TRL's internals (step_times.py times some).
 
 One round (method, "One round"): sample, update the discriminator, score with the updated reward, turn scores into
 advantages, one clipped policy-gradient step with a KL penalty to the start policy. TRL samples, optimises, logs and
@@ -44,6 +44,7 @@ from traceward.training.distribution import everyone, join, on_main, place, shar
 from traceward.training.guards import correlation_inside
 from traceward.training.schedule import KLController, UpdateSchedule
 from traceward.training.settings import AdversarialConfig
+from traceward.training.step_times import StepTimes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -192,6 +193,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         silence(self)
         self.add_callback(KLControl(self, config))
+        self.add_callback(StepTimes(self))
         if critic is not None and config.critic_updates:
             critic.learner.prepare(self.accelerator)
 

@@ -14,6 +14,7 @@ from traceward.data.formats import EncodedTrace, Format, stated_answer
 from traceward.data.grading import answers_equal
 from traceward.records import Problem
 from traceward.training.settings import AdversarialConfig, SFTSettings
+from traceward.training.step_times import StepTimes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -117,5 +118,6 @@ def outcome_rl(
     )
     silence(trainer)
     trainer.add_callback(KLControl(trainer, config))
+    trainer.add_callback(StepTimes(trainer))
     trainer.train()
     policy.eval()

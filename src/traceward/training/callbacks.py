@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers import TrainerCallback
 
 from traceward.training.run_directory import Metrics
+from traceward.training.step_times import PREFIX
 
 
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
@@ -40,5 +41,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             if key.startswith("critic/"):
                 name = key.removeprefix("critic/")
                 row[f"critic_{name}" if name in row else name] = float(value)
+            elif key.startswith(PREFIX):
+                row[f"seconds_{key.removeprefix(PREFIX)}"] = round(float(value), 4)
         if row:
             self.metrics.log({"step": state.global_step, **row})
