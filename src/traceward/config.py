@@ -66,6 +66,10 @@ class RunSettings(Section):
 
     workers: int = Field(default=0, ge=0)
     """Processes that work at once; 0 = one where there is a GPU, else one per core, two at most."""
+    checkpoint_every: int = Field(default=10, ge=0)
+    """Updates between two checkpoints of a stage that trains; 0 = none, an interrupted stage then starts anew."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay while a stage runs; a finished stage keeps none."""
 
 
 class DataSettings(Section):

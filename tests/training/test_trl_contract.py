@@ -1,7 +1,7 @@
-"""The seams of TRL that training/adversarial.py stands on, by name, signature and order of calls.
+"""The seams of TRL that training/adversarial.py and training/resume.py stand on, by name, signature and order of calls.
 
-When a test here fails after an upgrade of TRL: read AdversarialTrainer beside the new GRPOTrainer, mend the wrapper,
-then this file. Nothing else in the package knows TRL's internals.
+When a test here fails after an upgrade of TRL: read AdversarialTrainer and BufferedRollouts beside the new GRPOTrainer,
+mend the wrapper, then this file. Nothing else in the package knows TRL's internals.
 """
 
 from __future__ import annotations
@@ -150,6 +150,13 @@ def test_the_reference_model_and_the_ends_have_these_names(
 ) -> None:
     assert isinstance(trained.ref_model, PreTrainedModel), LOOK.format("ref_model")
     assert tokenizer.eos_token_id in trained.eos_token_ids, LOOK.format("eos_token_ids")
+
+
+def test_rollouts_and_the_count_of_passes_are_kept_under_these_names(trained: Recorder) -> None:
+    assert trained._step == 1, LOOK.format("_step")
+    (inputs,) = trained._buffered_inputs
+    assert {"completion_ids", "advantages"} <= inputs.keys(), LOOK.format("_buffered_inputs")
+    assert trained.num_iterations == trained.args.num_iterations == 1, LOOK.format("num_iterations")
 
 
 def test_a_logged_metric_is_kept_under_its_name(trained: Recorder) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from traceward.ablation.grid import Cell
 from traceward.config import Recipe
 from traceward.data.jsonl import write_json
-from traceward.training.run_directory import PARTS, RunDirectory
+from traceward.training.run_directory import FREE, PARTS, RunDirectory
 from traceward.workflows.pool import part_name
 from traceward.workflows.train import plan
 
@@ -48,7 +48,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "sft_logprob_consensus": ("run.start", "adversarial", "evaluation", "critic.demonstrations"),
 }
 # A reward and the SFT policy come as files, under their own keys.
-UNREAD = ("run.name", "run.workers", "run.arms", "run.variants", "sft", "reward")
+UNREAD = ("run.name", "run.arms", "run.variants", "sft", "reward", *(f"run.{name}" for name in FREE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,7 @@ def prepare(room: Path, part: Part) -> Path:
     directory = room / part.name
     link(directory, [room / name for name in part.inputs])
     write_json(directory / "config.json", part.recipe.model_dump(mode="json"))
+    RunDirectory(directory).tidy()
     return directory
 
 

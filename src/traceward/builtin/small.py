@@ -16,6 +16,8 @@ from traceward.records import Demonstration
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from traceward.training.checkpoints import Checkpoints
+
 PAD, EOS = "<|pad|>", "<|end|>"
 # A word with the space before it, at most two digits, one run of line breaks, or single signs.
 PIECES = r" ?\p{L}+| ?\p{N}{1,2}|\n+| ?[^\s\p{L}\p{N}]|\s"
@@ -87,6 +89,7 @@ def train_scratch(
     *,
     seed: int,
     callbacks: Sequence[Any] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> dict[str, Any]:
     """A tokenizer and a model of the demonstrations' text, saved to `directory`; returns its size and losses."""
     from traceward.training.baselines import supervised_fine_tune
@@ -112,6 +115,7 @@ def train_scratch(
         directory.with_name("pretrain-trainer"),
         seed=seed,
         callbacks=callbacks,
+        checkpoints=checkpoints,
     )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -28,7 +28,7 @@ def save_reward(reward: RewardModel, directory: Path) -> None:
 
     Raises RunError when the disk is full or the place cannot be written.
     """
-    scratch = directory.with_name(f".{directory.name}-{secrets.token_hex(4)}")
+    scratch = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
     try:
         scratch.mkdir(parents=True)
         reward.backbone.save_pretrained(scratch / "model")
@@ -71,7 +71,7 @@ def _swap(scratch: Path, directory: Path) -> None:
             raise RunError(
                 f"reward must go to a new or empty directory: got {directory} with other files; choose another"
             )
-        old = scratch.with_name(scratch.name + "-old")
+        old = scratch.with_suffix(".old.tmp")
         directory.replace(old)
         scratch.replace(directory)
         shutil.rmtree(old)

@@ -1,4 +1,5 @@
-"""The adversarial loop on TRL's GRPOTrainer. The only file that knows TRL's internals (step_times.py times some).
+"""The adversarial loop on TRL's GRPOTrainer. The only file that knows TRL's internals, with resume.py, which keeps
+some, and step_times.py, which times some.
 
 One round (method, "One round"): sample, update the discriminator, score with the updated reward, turn scores into
 advantages, one clipped policy-gradient step with a KL penalty to the start policy. TRL samples, optimises, logs and
@@ -38,10 +39,12 @@ from traceward.objectives.advantages import (
 from traceward.records import Baseline, Credit, Demonstration, Problem, Rollout, StopReason
 from traceward.rewards.model import TraceScorer
 from traceward.training.baselines import right_answers, silence
+from traceward.training.checkpoints import Stateful
 from traceward.training.credit import answer_ids, known_answers, padded_units
 from traceward.training.critic import Critic
 from traceward.training.distribution import everyone, join, on_main, place, shared_samples, shared_scores
 from traceward.training.guards import correlation_inside
+from traceward.training.resume import BufferedRollouts
 from traceward.training.schedule import KLController, UpdateSchedule
 from traceward.training.settings import AdversarialConfig
 from traceward.training.step_times import StepTimes
@@ -72,7 +75,7 @@ def grpo_arguments(config: AdversarialConfig, directory: Path, *, seed: int) -> 
         beta=config.kl,
         loss_type="dapo",
         scale_rewards="batch",
-        num_iterations=1,
+        num_iterations=config.iterations,
         max_grad_norm=1.0,
         use_cpu=not on_gpu,
         bf16=on_gpu,
@@ -175,6 +178,10 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self.demonstration_prompts = [
             (d.problem.id, encode_prompt(d.problem, reward.style, tokenizer)) for d in learned_from
         ]
+        # What a checkpoint holds beside transformers' own, and beside callbacks that are Stateful.
+        self.parts: dict[str, Stateful] = {"rollouts": BufferedRollouts(self), "schedule": self.schedule}
+        if critic is not None:
+            self.parts["critic"] = critic
         self._ids: tuple[list[list[int]], list[list[int]]] = ([], [])
         self._units = (torch.zeros(0, 0), torch.zeros(0, 0, dtype=torch.bool))
         self._advantages = torch.zeros(0, 0)

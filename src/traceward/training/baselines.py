@@ -13,6 +13,8 @@ from transformers import PrinterCallback, Trainer
 from traceward.data.formats import EncodedTrace, Format, stated_answer
 from traceward.data.grading import answers_equal
 from traceward.records import Problem
+from traceward.training.checkpoints import Checkpoints
+from traceward.training.resume import BufferedRollouts, train
 from traceward.training.settings import AdversarialConfig, SFTSettings
 from traceward.training.step_times import StepTimes
 
@@ -34,6 +36,7 @@ def supervised_fine_tune(
     *,
     seed: int,
     callbacks: Sequence[Any] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place by TRL's SFTTrainer on token ids as given; returns the logged rows (step, loss, …)."""
     from trl import SFTConfig, SFTTrainer
@@ -74,7 +77,7 @@ def supervised_fine_tune(
         ),
     )
     silence(trainer)
-    trainer.train()
+    train(trainer, checkpoints)
     model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]
 
@@ -95,6 +98,7 @@ def outcome_rl(
     style: Format,
     seed: int,
     callbacks: Sequence[Any] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """GRPO on the true answers of `questions`: the bound that a learned reward is held against."""
     from trl import GRPOTrainer
@@ -119,5 +123,5 @@ def outcome_rl(
     silence(trainer)
     trainer.add_callback(KLControl(trainer, config))
     trainer.add_callback(StepTimes(trainer))
-    trainer.train()
+    train(trainer, checkpoints, {"rollouts": BufferedRollouts(trainer)})
     policy.eval()

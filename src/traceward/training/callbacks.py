@@ -45,3 +45,11 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
                 row[f"seconds_{key.removeprefix(PREFIX)}"] = round(float(value), 4)
         if row:
             self.metrics.log({"step": state.global_step, **row})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the metrics file stands."""
+        return self.metrics.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cut the metrics file back."""
+        self.metrics.load_state_dict(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from sklearn.metrics import roc_auc_score
@@ -14,7 +15,7 @@ from traceward.data.corruptions import corrupt
 from traceward.data.formats import EncodedTrace, encode, stated_answer
 from traceward.data.grading import answers_equal
 from traceward.objectives.discriminator import gail_loss, pair_margins, pairwise_loss, trace_means
-from traceward.records import Demonstration, LabelSource, Objective, Rollout
+from traceward.records import Demonstration, LabelSource, Objective, Rollout, StopReason
 from traceward.rewards.model import STEPS, RewardModel
 from traceward.training.form import FormControl
 from traceward.training.learner import Learner, Tables
@@ -76,6 +77,33 @@ class Critic:
             {"params": [p for p in trained if id(p) in new_layer], "lr": self.settings.head_learning_rate},
         ]
         return [group for group in groups if group["params"]]
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Trained weights, optimiser, random states and memory; what is frozen comes with the reward."""
+        frozen = {n for n, p in self.reward.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return {
+            "weights": {name: value for name, value in self.reward.state_dict().items() if name not in frozen},
+            "optimiser": self.optimiser.state_dict(),
+            "rng": self.rng.getstate(),
+            "dropout": self._dropout.getstate(),
+            "updates": self.updates,
+            "form": self.form.state_dict(),
+            "replay": [(r.problem_id, r.prompt_ids, r.completion_ids, r.text, str(r.stop)) for r in self.replay],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.reward.load_state_dict(state["weights"], strict=False)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.rng.setstate(state["rng"])
+        self._dropout.setstate(state["dropout"])
+        self.updates = state["updates"]
+        self.form.load_state_dict(state["form"])
+        self.replay = [
+            Rollout(key, asked, ids, text, StopReason(stop)) for key, asked, ids, text, stop in state["replay"]
+        ]
 
     # ---- batches -------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,8 @@ class AdversarialConfig(Section):
     rollouts_per_backward: int = Field(default=48, ge=1)
     """Rollouts of a step that go forward and backward at once in each process; fewer need less memory and give the
     same step."""
+    iterations: int = Field(default=1, ge=1)
+    """Policy steps on the same rollouts; with more than one the clipped ratio to the policy that sampled matters."""
     credit: Credit = Credit.CONSENSUS
     critic_updates: int = Field(default=1, ge=0)
     """Discriminator updates per policy step while its accuracy is in the band; 0 freezes the reward after warm-up."""

@@ -30,6 +30,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
     from traceward.training.adversarial import AdversarialTrainer
     from traceward.training.baselines import outcome_rl
     from traceward.training.callbacks import MetricsCallback
+    from traceward.training.resume import train
     from traceward.workflows.measure import CurveCallback, measure_policy
 
     recipe = run.recipe()
@@ -52,10 +53,11 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 style=recipe.data.format,
                 seed=seed,
                 callbacks=callbacks,
+                checkpoints=run.checkpoints(stage),
             )
         else:
             scorer, critic, config = _scorer(run, recipe, task, name)
-            AdversarialTrainer(
+            trainer = AdversarialTrainer(
                 policy=model,
                 tokenizer=tokenizer,
                 reward=scorer,
@@ -66,7 +68,8 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 directory=directory,
                 seed=seed,
                 callbacks=callbacks,
-            ).train()
+            )
+            train(trainer, run.checkpoints(stage), trainer.parts)
             if critic is not None:
                 critic.reward.save(run.path / "reward-after")
     save_policy(run, stage, model, tokenizer)

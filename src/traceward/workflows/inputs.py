@@ -110,7 +110,7 @@ def start_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenize
 def save_policy(run: RunDirectory, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Save a policy with its tokenizer, so that the directory loads on its own; it is there whole or not at all."""
     place = run.path / "policies" / name
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=place.parent) as room:
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=place.parent) as room:
         whole = Path(room) / name
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)

@@ -96,10 +96,18 @@ class CurveCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """The start policy is the first point."""
-        if self.every:
+        if self.every and not self.rows:
             self._look(0)
 
     def on_step_end(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
         """A point every `every` steps, and at the end."""
         if self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps):
             self._look(state.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The points so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after these points."""
+        self.rows = state["rows"]

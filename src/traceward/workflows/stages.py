@@ -51,6 +51,7 @@ def pretrain(run: RunDirectory) -> None:
             run.path / "policies" / "base",
             seed=seeded(recipe, "pretrain"),
             callbacks=[MetricsCallback(metrics)],
+            checkpoints=run.checkpoints("pretrain"),
         )
     run.finish("pretrain", found)
 
@@ -70,9 +71,10 @@ def sft(run: RunDirectory) -> None:
             tokenizer,
             traces,
             recipe.sft,
-            run.path / "policies" / "sft-trainer",
+            run.path / "checkpoints" / "sft",
             seed=seeded(recipe, "sft"),
             callbacks=[MetricsCallback(metrics)],
+            checkpoints=run.checkpoints("sft"),
         )
     save_policy(run, "sft", model, tokenizer)
     run.finish("sft", {"loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"], "updates": len(rows)})
@@ -106,15 +108,16 @@ def rollouts(run: RunDirectory) -> None:
 
 
 def learn_reward(
-    run: RunDirectory, recipe: Recipe, *, stage: str, head: Head, spec: UnitSpec
+    run: RunDirectory, recipe: Recipe, *, part: str, head: Head, spec: UnitSpec
 ) -> tuple[RewardModel, Critic, dict[str, Any]]:
-    """Warm-up of a new reward on the rollouts of the start policy."""
+    """Warm-up of a new reward on the rollouts of the start policy; its metrics are the part's own."""
     from traceward.rewards.model import new_reward
     from traceward.training.critic import Critic
     from traceward.training.warmup import warm_up
 
     task = load_task(recipe)
     model, tokenizer = base_policy(run)
+    stage = "warm-up" if part == "reward" else part
     seed = seeded(recipe, stage)
     reward = new_reward(
         model, tokenizer, head=head, spec=spec, style=recipe.data.format, beta=recipe.reward.beta, seed=seed
@@ -123,7 +126,13 @@ def learn_reward(
         reward.start_from(sft_policy(run)[0])
     critic = Critic(reward, judged_demonstrations(task, recipe), recipe.critic, seed=recipe.run.seed)
     with run.metrics(stage) as metrics:
-        done = warm_up(critic, read_rollouts(run.path / "data" / "rollouts.jsonl"), log=metrics.log)
+        done = warm_up(
+            critic,
+            read_rollouts(run.path / "data" / "rollouts.jsonl"),
+            log=metrics.log,
+            checkpoints=run.checkpoints(part),
+            parts={"metrics": metrics},
+        )
     aurocs = [row["held_out_auroc"] for row in done.rows if row["step"] == done.kept and "held_out_auroc" in row]
     found = {
         "head": str(head),
@@ -141,7 +150,7 @@ def reward(run: RunDirectory) -> None:
     """The run's reward, saved with its card."""
     recipe = run.recipe()
     task = load_task(recipe)
-    learned, _, found = learn_reward(run, recipe, stage="warm-up", head=recipe.reward.head, spec=recipe.reward.spec)
+    learned, _, found = learn_reward(run, recipe, part="reward", head=recipe.reward.head, spec=recipe.reward.spec)
     learned.card = {
         "task": task.name,
         "label_source": str(recipe.critic.label_source),
@@ -167,11 +176,10 @@ def variant(run: RunDirectory, text: str) -> None:
         changes["exclude_corruptions"] = ("operator-flip",)
     changed = recipe.model_copy(update={"critic": recipe.critic.model_copy(update=changes)})
     spec = UnitSpec(Granularity(granularity))
-    learned, _, found = learn_reward(
-        run, changed, stage=f"variant-{text.replace(':', '-')}", head=Head(head), spec=spec
-    )
+    part = f"variant-{text.replace(':', '-')}"
+    learned, _, found = learn_reward(run, changed, part=part, head=Head(head), spec=spec)
     named = {"name": text, "corruptions": options[0].replace("no-", "without ") if options else "all"}
-    run.finish(f"variant-{text.replace(':', '-')}", {**found, **named, **judge_reward(run, learned)})
+    run.finish(part, {**found, **named, **judge_reward(run, learned)})
 
 
 def judge(run: RunDirectory) -> None:
