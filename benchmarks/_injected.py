@@ -31,6 +31,7 @@ from traceward.training.adversarial import AdversarialTrainer
 from traceward.training.critic import Critic
 from traceward.training.distribution import everyone, is_main, join, place
 from traceward.training.settings import AdversarialConfig, CriticSettings
+from traceward.training.step_times import PREFIX
 from traceward.workflows.inputs import quiet
 
 STEPS, QUESTIONS, GROUP = 3, 4, 4
@@ -65,9 +66,8 @@ class Rows(TrainerCallback):
         self.rows: list[dict[str, float]] = []
 
     def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
-        self.rows.append(
-            {name: value for name, value in (logs or {}).items() if not name.endswith(("time", "_per_second"))}
-        )
+        times = ("time", "_per_second")
+        self.rows.append({k: v for k, v in (logs or {}).items() if not (k.endswith(times) or k.startswith(PREFIX))})
 
 
 def recorded_rollouts(tokenizer: Any) -> list[list[tuple[int, ...]]]:
