@@ -47,7 +47,7 @@ class RunSettings(Section):
     arms: tuple[Arm, ...] = (Arm.SFT, Arm.ADVERSARIAL)
     """Policies; leave it empty to learn a reward only."""
     start: Start = Start.BASE
-    """The policy that every arm but `sft` starts from; warm-up then takes half of its rollouts from it."""
+    """The policy that every arm but `sft` starts from."""
     variants: tuple[str, ...] = ()
     """Further rewards for the comparison table: HEAD:GRANULARITY, with ":no-corruptions" or ":no-operator-flip"."""
 

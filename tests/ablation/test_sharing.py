@@ -37,7 +37,10 @@ BEFORE = names({})
         ({"critic": {"learning_rate": 1e-5}}, {"reward", "judge", "adversarial"}),
         ({"reward": {"head": "scalar"}}, {"reward", "judge", "adversarial"}),
         ({"sft": {"steps": 7}}, {"sft", "measure:sft", "judge"}),
-        ({"sft": {"steps": 7}, "run": {"start": "sft"}}, {*BEFORE} - {"samples", "measure:base"}),
+        (
+            {"sft": {"steps": 7}, "run": {"start": "sft"}},
+            {"sft", "measure:sft", "judge", "adversarial", "outcome"},
+        ),
         ({"evaluation": {"policy_samples": 9}}, {"measure:sft", "measure:base", "adversarial", "outcome"}),
         ({"evaluation": {"samples": 9}}, {"samples", "judge", "adversarial", "outcome"}),
         ({"run": {"seed": 1}}, {*BEFORE}),

@@ -39,10 +39,14 @@ def test_a_start_from_sft_waits_for_it() -> None:
     plain = load_recipe(ASSETS / "demo.toml", ["run.arms=['outcome']"])
     assert "sft" not in plan(plain)
     from_sft = load_recipe(ASSETS / "demo.toml", ["run.arms=['outcome']", "run.start=sft"])
-    assert plan(from_sft)["outcome"] == plan(from_sft)["rollouts"] == ("sft",)
-    reward = load_recipe(ASSETS / "demo.toml", ["run.arms=[]", "reward.start=sft", "critic.held_out=0"])
+    assert plan(from_sft)["outcome"] == ("sft",)
+    learned = load_recipe(ASSETS / "demo.toml", ["run.arms=['adversarial']", "run.start=sft"])
+    assert plan(learned)["adversarial"] == ("reward", "sft")
+    few = ["run.arms=[]", "run.variants=['scalar:dense']", "reward.start=sft", "critic.held_out=0"]
+    reward = load_recipe(ASSETS / "demo.toml", few)
     assert plan(reward)["reward"] == ("rollouts", "sft")
-    assert plan(reward)["rollouts"] == ()
+    assert plan(reward)["variant:scalar:dense"] == ("samples", "rollouts", "sft")
+    assert plan(from_sft)["rollouts"] == plan(reward)["rollouts"] == ()
 
 
 def test_a_small_demo_ends_with_results_and_a_report(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ EVERYWHERE = ("data", "policy", "run.seed")
 READS: Mapping[str, tuple[str, ...]] = {
     "pretrain": (),
     "rollouts": (
-        "run.start",
         "critic.demonstrations",
         "critic.rollouts_per_question",
         "adversarial.max_new_tokens",

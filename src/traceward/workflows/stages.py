@@ -27,7 +27,6 @@ from traceward.workflows.inputs import (
     save_policy,
     seeded,
     sft_policy,
-    start_policy,
     write_rollouts,
 )
 
@@ -81,28 +80,23 @@ def sft(run: RunDirectory) -> None:
 
 
 def rollouts(run: RunDirectory) -> None:
-    """Samples on the demonstrations' questions, the discriminator's first negatives: of the base, and half of them of
-    the policy that the arms start from where that is another one."""
+    """Samples of the base on the demonstrations' questions: the discriminator's first negatives, wherever the arms
+    start. Those of a fine-tuned policy are mostly right and teach less as negatives (docs/LOG.md)."""
     from traceward.sampling import sample
 
     recipe = run.recipe()
     task = load_task(recipe)
-    policies = [base_policy(run)] if recipe.run.start is Start.BASE else [base_policy(run), start_policy(run)]
-    each = -(-recipe.critic.rollouts_per_question // len(policies))
-    found = [
-        rollout
-        for model, tokenizer in policies
-        for group in sample(
-            model,
-            tokenizer,
-            prompts_of(judged_demonstrations(task, recipe), recipe, tokenizer),
-            n=each,
-            max_new_tokens=recipe.adversarial.max_new_tokens,
-            seed=seeded(recipe, "rollouts"),
-            temperature=recipe.adversarial.temperature,
-        )
-        for rollout in group
-    ]
+    model, tokenizer = base_policy(run)
+    groups = sample(
+        model,
+        tokenizer,
+        prompts_of(judged_demonstrations(task, recipe), recipe, tokenizer),
+        n=recipe.critic.rollouts_per_question,
+        max_new_tokens=recipe.adversarial.max_new_tokens,
+        seed=seeded(recipe, "rollouts"),
+        temperature=recipe.adversarial.temperature,
+    )
+    found = [rollout for group in groups for rollout in group]
     write_rollouts(run.path / "data" / "rollouts.jsonl", found)
     run.finish("rollouts", {"rollouts": len(found)})
 

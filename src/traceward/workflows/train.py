@@ -64,18 +64,19 @@ def plan(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     needs_sft = bool({Arm.SFT, Arm.SFT_LOGPROB_CONSENSUS} & set(recipe.run.arms)) or needs_start
     if needs_sft:
         stages["sft"] = first
-    start = ("sft",) if recipe.run.start is Start.SFT else first
-    stages["rollouts"] = start
-    stages["reward"] = ("rollouts", *(("sft",) if recipe.reward.start is Start.SFT else ()))
+    tuned = {start: ("sft",) if start is Start.SFT else () for start in Start}
+    start, learned = tuned[recipe.run.start], tuned[recipe.reward.start]
+    stages["rollouts"] = first
+    stages["reward"] = ("rollouts", *learned)
     waits = {
-        Arm.ADVERSARIAL: ("reward",),
-        Arm.REWARD_FROZEN: ("reward",),
+        Arm.ADVERSARIAL: ("reward", *start),
+        Arm.REWARD_FROZEN: ("reward", *start),
         Arm.SFT_LOGPROB_CONSENSUS: ("sft",),
     }
     # The longest stages first: with few workers that ends soonest.
     for arm in sorted(recipe.run.arms, key=lambda a: (a not in waits, str(a))):
         if arm is not Arm.SFT:
-            stages[str(arm)] = waits.get(arm, start)
+            stages[str(arm)] = waits.get(arm, start or first)
     stages["samples"] = first
     if recipe.run.arms:
         stages["measure:base"] = first
@@ -83,7 +84,7 @@ def plan(recipe: Recipe) -> dict[str, tuple[str, ...]]:
         stages["measure:sft"] = ("sft",)
     stages["judge"] = ("samples", "reward", *(("sft",) if needs_sft else ()))
     for variant in recipe.run.variants:
-        stages[f"variant:{variant}"] = ("samples", "rollouts")
+        stages[f"variant:{variant}"] = ("samples", "rollouts", *learned)
     if recipe.evaluation.pairs:
         stages["pairs"] = ("reward",)
     return stages
