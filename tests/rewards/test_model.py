@@ -168,7 +168,30 @@ def test_unit_logits_of_every_granularity_sum_to_the_traces(
         assert [sum(s.unit_logits) for s in reward.score_encoded(traces, spec=spec)] == pytest.approx(whole, abs=2e-5)
 
 
-def test_the_exported_log_ratio_holds_no_reference(
+def test_the_exported_log_ratio_holds_the_stated_share_of_the_reference(
+    make_reward: MakeReward, traces: list[EncodedTrace], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    reward = make_reward(Head.LOG_RATIO, beta=0.5)
+    for share in (0.75, 1.0):
+        shared = RewardModel(
+            backbone=reward.backbone,
+            reference=reward.reference,
+            tokenizer=tokenizer,
+            head=reward.head,
+            spec=reward.spec,
+            beta=0.5,
+            reference_share=share,
+        )
+        for trace, scored, alone in zip(
+            traces, shared.score_encoded(traces), shared.score_encoded(traces, spec=None), strict=True
+        ):
+            assert reward.reference is not None
+            own, ref = slow_logprobs(reward.backbone, trace), slow_logprobs(reward.reference, trace)
+            assert scored.exported == pytest.approx(sum(own) - share * sum(ref), rel=1e-4)
+            assert alone == ScoredTrace(scored.exported)
+
+
+def test_with_no_share_the_exported_log_ratio_holds_no_reference(
     make_reward: MakeReward, make_policy: MakePolicy, traces: list[EncodedTrace], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     reward = make_reward(Head.LOG_RATIO)

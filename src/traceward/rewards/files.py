@@ -56,13 +56,20 @@ def _card(reward: RewardModel, scratch: Path) -> dict[str, Any]:
         "interval": reward.spec.every,
         "format": str(reward.style),
         "beta": reward.beta,
+        "reference_share": reward.reference_share,
         "sign": "high = expert",
         "readouts": {
             "unit_logits": "localises",
-            "exported": "sum log p_phi" if reward.head is Head.LOG_RATIO else "mean logit over trained units",
+            "exported": _exported(reward),
         },
         "files": {str(path.relative_to(scratch)): fingerprint_file(path) for path in files},
     }
+
+
+def _exported(reward: RewardModel) -> str:
+    if reward.head is Head.SCALAR:
+        return "mean logit over trained units"
+    return f"sum log p_phi - {reward.reference_share:g} log p_ref" if reward.reference_share else "sum log p_phi"
 
 
 def _swap(scratch: Path, directory: Path) -> None:
@@ -113,6 +120,7 @@ def load_reward(directory: Path) -> RewardModel:
     card = read_card(directory)
     try:
         head, style, beta = Head(card["head"]), Format(card["format"]), float(card["beta"])
+        share = float(card.get("reference_share", 0.0))  # a card without it is of a reward that exported log p_phi
         spec = UnitSpec(Granularity(card["granularity"]), card["interval"])
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise _broken(directory / CARD, error) from error
@@ -124,7 +132,8 @@ def load_reward(directory: Path) -> RewardModel:
             backbone, reference = load_token_classifier(directory / "model"), None
     except ConfigError as error:
         raise RewardFileError(str(error)) from error
-    own = {"traceward_reward", "head", "granularity", "interval", "format", "beta", "sign", "readouts", "files"}
+    own = {"traceward_reward", "head", "granularity", "interval", "format", "beta", "reference_share", "sign"}
+    own |= {"readouts", "files"}
     return RewardModel(
         backbone=backbone,
         reference=reference,
@@ -133,5 +142,6 @@ def load_reward(directory: Path) -> RewardModel:
         spec=spec,
         style=style,
         beta=beta,
+        reference_share=share,
         card={key: value for key, value in card.items() if key not in own},
     ).eval()

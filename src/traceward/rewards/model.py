@@ -57,6 +57,7 @@ class RewardModel(nn.Module):
         style: Format = Format.PLAIN,
         reference: PreTrainedModel | None = None,
         beta: float = 1.0,
+        reference_share: float = 0.0,
         card: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -69,6 +70,7 @@ class RewardModel(nn.Module):
         self.spec = spec
         self.style = style
         self.beta = beta
+        self.reference_share = reference_share if head is Head.LOG_RATIO else 0.0
         self.card: dict[str, Any] = card or {}
         self.segmenter = Segmenter(tokenizer)
 
@@ -118,8 +120,8 @@ class RewardModel(nn.Module):
         """(B,) the exported reward, and what is read at the units of `batch` (None: nothing), (B, U) each: the unit
         logits, and for a log-ratio head the lowest token inside each unit.
 
-        Both hold the same traces; `trained` has the units of training. log-ratio exports sum log p_phi over the
-        completion, without the reference, which is then not run; scalar exports the mean logit over trained units.
+        Both hold the same traces; `trained` has the units of training. log-ratio exports the sum over the completion of
+        log p_phi - reference_share * log p_ref; scalar exports the mean logit over trained units.
         """
         if self.reference is None:
             values = scalar_values(self.backbone, trained)
@@ -127,10 +129,15 @@ class RewardModel(nn.Module):
             exported = own.sum(1) / trained.unit_mask.sum(1)
             return exported, [] if batch is None else [values.gather(1, batch.unit_end) * batch.unit_mask]
         logprobs = token_logprobs(self.backbone, trained)
-        exported = torch.where(trained.unit >= 0, logprobs, 0.0).sum(1)
+        inside = trained.unit >= 0
+        if batch is None and not self.reference_share:  # nothing asks the reference: half the work
+            return torch.where(inside, logprobs, 0.0).sum(1), []
+        with torch.no_grad():
+            ref_logprobs = token_logprobs(self.reference, trained)
+        exported = torch.where(inside, logprobs - self.reference_share * ref_logprobs, 0.0).sum(1)
         if batch is None:
             return exported, []
-        ratio = self._log_ratio(logprobs, batch)
+        ratio = self.beta * (logprobs - ref_logprobs)
         return exported, [sum_by_unit(ratio, batch), lowest_by_unit(ratio, batch)]
 
     @torch.no_grad()
@@ -180,6 +187,7 @@ def new_reward(
     spec: UnitSpec,
     style: Format,
     beta: float = 1.0,
+    reference_share: float = 0.0,
     seed: int = 0,
 ) -> RewardModel:
     """A reward at its start, on a copy of the policy's weights. A log-ratio head is zero everywhere; a scalar head
@@ -191,7 +199,14 @@ def new_reward(
     else:
         backbone, reference = _as_token_classifier(policy, seed), None
     return RewardModel(
-        backbone=backbone, reference=reference, tokenizer=tokenizer, head=head, spec=spec, style=style, beta=beta
+        backbone=backbone,
+        reference=reference,
+        tokenizer=tokenizer,
+        head=head,
+        spec=spec,
+        style=style,
+        beta=beta,
+        reference_share=reference_share,
     ).eval()
 
 

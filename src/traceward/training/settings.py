@@ -27,6 +27,9 @@ class RewardSettings(Section):
     """Tokens per unit; left out, a unit is a step."""
     beta: float = Field(default=1.0, gt=0)
     """Scale of the log-ratio in the logit."""
+    reference_share: float = Field(default=0.75, ge=0, le=1)
+    """log-ratio: the exported reward is the sum of log p_phi - reference_share * log p_ref. 0 pays for usual words, 1
+    for words that the reference finds rare; between them wording nearly cancels (docs/LOG.md)."""
     start: Start = Start.BASE
     """Weights of its backbone before warm-up. A log-ratio's reference is the base either way."""
 

@@ -84,7 +84,16 @@ def fit_reward(
         )  # fmt: skip
         negatives = [rollout for group in groups for rollout in group]
     torch.manual_seed(seed)  # dropout
-    learned = new_reward(model, tokenizer, head=reward.head, spec=reward.spec, style=style, beta=reward.beta, seed=seed)
+    learned = new_reward(
+        model,
+        tokenizer,
+        head=reward.head,
+        spec=reward.spec,
+        style=style,
+        beta=reward.beta,
+        reference_share=reward.reference_share,
+        seed=seed,
+    )
     teacher = Critic(learned, found.demonstrations, critic, seed=seed)
     total = critic.warmup_updates
     done = warm_up(teacher, negatives, log=lambda row: progress("learning the reward", int(row["step"]), total))

@@ -114,7 +114,14 @@ def learn_reward(
     stage = "warm-up" if part == "reward" else part
     seed = seeded(recipe, stage)
     reward = new_reward(
-        model, tokenizer, head=head, spec=spec, style=recipe.data.format, beta=recipe.reward.beta, seed=seed
+        model,
+        tokenizer,
+        head=head,
+        spec=spec,
+        style=recipe.data.format,
+        beta=recipe.reward.beta,
+        reference_share=recipe.reward.reference_share,
+        seed=seed,
     )
     if recipe.reward.start is Start.SFT:
         reward.start_from(sft_policy(run)[0])
