@@ -49,8 +49,12 @@ POINTS = (
     Point("critic update 2: optimiser step", "adversarial", ((f"{CRITIC}.update", 2), (ADAM, 1))),
     Point("step 3: second backward", "adversarial", ((f"{TRAINER}.training_step", 6), (BACKWARD, 1))),
     Point("step 6: optimiser step", "adversarial", ((STEP, 6), (ADAM, 1))),
-    Point("checkpoint 4 without its optimiser", "adversarial", (("torch.optim:AdamW.state_dict", 8),)),
-    Point("old checkpoint half removed", "adversarial", ((f"{CHECKPOINTS}._seal", 5), ("shutil:rmtree", 3))),
+    Point("checkpoint 4 without optimisers", "adversarial", (("torch.optim:AdamW.state_dict", 7),)),
+    Point(
+        "an old checkpoint half removed",
+        "adversarial",
+        ((f"{CHECKPOINTS}._seal", 5), ("shutil:rmtree", 3), ("os:unlink", 4)),
+    ),
     Point("outcome RL: generation 2, token 7", "outcome", ((f"{TRL}._generate", 2), (SAMPLE, 7))),
     Point("outcome RL: before the policy is saved", "outcome", (("traceward.workflows.arms:save_policy", 1),)),
 )
