@@ -11,6 +11,7 @@ from traceward import cli
 from traceward.builtin import ASSETS
 from traceward.config import Arm, Recipe, load_recipe
 from traceward.data.tasks import stories
+from traceward.workflows import train
 from traceward.workflows.demo import QUICK
 from traceward.workflows.pool import part_name
 from traceward.workflows.results import LOCALISE, POLICIES, RERANK
@@ -136,3 +137,24 @@ def test_another_recipe_in_the_same_directory_is_refused(tmp_path: Path, capsys:
     assert cli.run(["train", str(ASSETS / "demo.toml"), "--out", str(tmp_path)]) == 2
     assert "must be new or empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_other_data_in_the_same_directory_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "work", lambda *_, **__: None)  # a run that was stopped at once
+    monkeypatch.setattr(cli, "_report", lambda *_: None)
+    data, out = tmp_path / "mine", tmp_path / "run"
+    data.mkdir()
+    recipe = tmp_path / "run.toml"
+    recipe.write_text("[run]\narms = []\n[data]\ntask = 'gsm8k'\n", encoding="utf-8")
+    (data / "test.jsonl").write_text("\n".join(gsm8k_rows(8, 2)) + "\n", encoding="utf-8")
+    for seed, code in ((1, 0), (1, 0), (3, 2)):
+        (data / "train.jsonl").write_text("\n".join(gsm8k_rows(20, seed)) + "\n", encoding="utf-8")
+        manifest = out / "manifest.json"
+        before = manifest.read_bytes() if manifest.exists() else None
+        assert cli.run(["train", str(recipe), "--data", str(data), "--out", str(out)]) == code
+        assert before in (None, manifest.read_bytes())
+    message = capsys.readouterr().err
+    assert "run must go on with the data it began with: got other split, train than " in message
+    assert "bring those back, or choose a new --out" in message
