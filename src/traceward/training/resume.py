@@ -85,13 +85,13 @@ class DataOrder:
 
     def begin(self, loader: DataLoader[Any]) -> None:
         """Note the state that the epoch's order is about to be drawn from, or put back the one that was noted."""
-        self._own = getattr(getattr(loader.batch_sampler, "sampler", None), "generator", None)
+        self._own = _generator(loader)
         if not self._restored:
             self._drawn_from = self._now()
             return
         self._restored = False
         torch.set_rng_state(self._drawn_from["torch"])
-        if self._own is not None:
+        if self._own is not None and self._drawn_from["sampler"] is not None:
             self._own.set_state(self._drawn_from["sampler"])
 
     def end(self) -> None:
@@ -109,6 +109,14 @@ class DataOrder:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Draw the next epoch's order from `state`."""
         self._drawn_from, self._restored = state, True
+
+
+def _generator(loader: DataLoader[Any]) -> torch.Generator | None:
+    """The sampler's own, under what accelerate wraps around it."""
+    sampler: Any = loader.batch_sampler
+    while inner := getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None):
+        sampler = inner
+    return getattr(sampler, "generator", None)
 
 
 class BufferedRollouts:
