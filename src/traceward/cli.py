@@ -17,14 +17,16 @@ import typer
 from traceward import __version__
 from traceward.data.formats import Format
 from traceward.environment import pin_threads, quieten, threads
-from traceward.errors import RunError, TracewardError
+from traceward.errors import ConfigError, RunError, TracewardError
 from traceward.records import Granularity, Head, LabelSource
+from traceward.training.distribution import is_main, launched
 from traceward.workflows import TooLong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 INTERRUPTED, MISUSED = 130, 2
+SHARED = ("train", "demo")  # the verbs whose work several launched processes divide
 # Typer brings its own click or an installed one: this is the UsageError of either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -56,11 +58,15 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     """Options before the verb."""
+    verb = context.invoked_subcommand
+    if launched() and verb not in SHARED:
+        raise ConfigError(f"traceward {verb} must run in one process: got several; launch {' or '.join(SHARED)} only")
 
 
 @app.command()
@@ -75,7 +81,8 @@ def demo(
     from traceward.workflows.demo import run_demo
 
     found = run_demo(out, seed, quick)
-    _say(report=_report([found]), results=found / "results.json")
+    if is_main():
+        _say(report=_report([found]), results=found / "results.json")
 
 
 @app.command()
@@ -102,7 +109,8 @@ def train(
     from traceward.workflows.train import run_recipe
 
     found = run_recipe(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
-    _say(run=found, report=_report([found]), results=found / "results.json")
+    if is_main():
+        _say(run=found, report=_report([found]), results=found / "results.json")
 
 
 @app.command()

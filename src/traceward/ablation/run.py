@@ -25,7 +25,8 @@ from traceward.ablation.table import grid_table
 from traceward.config import DataSettings, Recipe, RunSettings
 from traceward.data.jsonl import write_json
 from traceward.data.tasks.registry import Task
-from traceward.errors import RunError, TracewardError
+from traceward.errors import ConfigError, RunError, TracewardError
+from traceward.training.distribution import launched
 from traceward.training.run_directory import RunDirectory, command_line
 from traceward.workflows.inputs import load_task
 from traceward.workflows.pool import Job, work
@@ -97,7 +98,9 @@ def run_grid(
 
 
 def _make(directory: Path) -> Path:
-    """The grid's directory. Raises RunError for one that holds anything else."""
+    """The grid's directory. Raises RunError for one that holds anything else, ConfigError in a launched process."""
+    if launched():
+        raise ConfigError("a grid must be run by one process: got several; launch `traceward train` on its recipes")
     kinds = ("shared", "cells")
     if directory.exists() and any(directory.iterdir()) and not all((directory / kind).is_dir() for kind in kinds):
         raise RunError(f"grid directory must be new, empty or a grid's: got {directory}; choose a new --out")

@@ -93,6 +93,7 @@ def train_scratch(
 ) -> dict[str, Any]:
     """A tokenizer and a model of the demonstrations' text, saved to `directory`; returns its size and losses."""
     from traceward.training.baselines import supervised_fine_tune
+    from traceward.training.distribution import on_main, save_whole
     from traceward.training.settings import SFTSettings
 
     texts = [prompt_text(d.problem, style) + completion_text(d.trace, style) for d in demonstrations]
@@ -117,8 +118,8 @@ def train_scratch(
         callbacks=callbacks,
         checkpoints=checkpoints,
     )
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    save_whole(model, lambda weights: model.save_pretrained(directory, state_dict=weights))
+    on_main(tokenizer.save_pretrained)(directory)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": len(tokenizer),

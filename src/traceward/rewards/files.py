@@ -23,7 +23,7 @@ CARD = "card.json"
 VERSION = 1
 
 
-def save_reward(reward: RewardModel, directory: Path) -> None:
+def save_reward(reward: RewardModel, directory: Path, weights: dict[str, Any] | None = None) -> None:
     """Write `reward`; an existing reward of that name is replaced only when the new one is whole.
 
     Raises RunError when the disk is full or the place cannot be written.
@@ -31,7 +31,7 @@ def save_reward(reward: RewardModel, directory: Path) -> None:
     scratch = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
     try:
         scratch.mkdir(parents=True)
-        reward.backbone.save_pretrained(scratch / "model")
+        reward.backbone.save_pretrained(scratch / "model", state_dict=weights)
         reward.tokenizer.save_pretrained(scratch / "model")
         if reward.reference is not None:
             reward.reference.save_pretrained(scratch / "reference")

@@ -165,11 +165,12 @@ class RewardModel(nn.Module):
         encoded = [encode(problem, trace, self.style, self.tokenizer) for problem, trace in items]
         return self.score_encoded(encoded)
 
-    def save(self, directory: str | Path) -> None:
-        """Write the reward as safetensors and a card; what `load` reads back gives the same scores, bit for bit."""
+    def save(self, directory: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the reward as safetensors and a card; what `load` reads back gives the same scores, bit for bit.
+        weights: the backbone's, where it does not hold them whole itself."""
         from traceward.rewards.files import save_reward
 
-        save_reward(self, Path(directory))
+        save_reward(self, Path(directory), weights)
 
     @classmethod
     def load(cls, directory: str | Path) -> RewardModel:

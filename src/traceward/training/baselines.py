@@ -14,8 +14,9 @@ from traceward.data.formats import EncodedTrace, Format, stated_answer
 from traceward.data.grading import answers_equal
 from traceward.records import Problem
 from traceward.training.checkpoints import Checkpoints
+from traceward.training.distribution import place
 from traceward.training.resume import BufferedRollouts, train
-from traceward.training.settings import AdversarialConfig, SFTSettings
+from traceward.training.settings import AdversarialConfig, SFTSettings, per_process
 from traceward.training.step_times import StepTimes
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def supervised_fine_tune(
         args=SFTConfig(
             output_dir=str(directory),
             max_steps=settings.steps,
-            per_device_train_batch_size=settings.batch,
+            per_device_train_batch_size=per_process(settings.batch, place()[1], key="sft.batch"),
             learning_rate=settings.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=int(settings.warmup * settings.steps),

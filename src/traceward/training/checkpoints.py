@@ -141,7 +141,8 @@ def load_parts(checkpoint: Path, parts: Mapping[str, Stateful]) -> None:
     if states.keys() != parts.keys():
         raise RunError(
             f"checkpoint must hold the state of {', '.join(sorted(parts))}: got {', '.join(sorted(states)) or 'none'} "
-            f"in {file}; use the version that wrote it, or remove {checkpoint.parent} to begin the stage again"
+            f"in {file}; use the version that wrote it and as many processes, or remove {checkpoint.parent} to begin "
+            "the stage again"
         )
     for name, part in parts.items():
         part.load_state_dict(states[name])

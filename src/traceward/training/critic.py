@@ -82,10 +82,8 @@ class Critic:
 
     def state_dict(self) -> dict[str, Any]:
         """Trained weights, optimiser, random states and memory; what is frozen comes with the reward."""
-        frozen = {n for n, p in self.reward.named_parameters(remove_duplicate=False) if not p.requires_grad}
         return {
-            "weights": {name: value for name, value in self.reward.state_dict().items() if name not in frozen},
-            "optimiser": self.optimiser.state_dict(),
+            "learner": self.learner.state_dict(),
             "rng": self.rng.getstate(),
             "dropout": self._dropout.getstate(),
             "updates": self.updates,
@@ -95,8 +93,7 @@ class Critic:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.reward.load_state_dict(state["weights"], strict=False)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.learner.load_state_dict(state["learner"])
         self.rng.setstate(state["rng"])
         self._dropout.setstate(state["dropout"])
         self.updates = state["updates"]

@@ -160,9 +160,13 @@ def shared_samples(
     return [group for groups in shared(range(0, len(prompts), per_call), call) for group in groups]
 
 
-def whole_weights(model: nn.Module) -> dict[str, Any] | None:
-    """The whole weights of a model that FSDP2 has sharded, on the main process's CPU (empty elsewhere); None for one
-    that every process holds whole. All processes must call it."""
+def save_whole(model: nn.Module, save: Callable[[dict[str, Any] | None], object]) -> None:
+    """`save` on the main process, with the whole weights of a `model` that FSDP2 has sharded, or None for one that
+    every process holds whole. All processes must call it: each brings its part."""
+    on_main(save)(_whole_weights(model))
+
+
+def _whole_weights(model: nn.Module) -> dict[str, Any] | None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.fsdp import FSDPModule
 

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.fsdp import FSDPModule
 
-from traceward.training.distribution import everyone, place, share, shared
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from traceward.training.distribution import everyone, is_main, place, share, shared
 
 Tables = tuple[Tensor, ...]
 """(B, U) each, 0 where a row has no unit: the logits first, then what else the loss wants of every unit."""
@@ -71,8 +71,15 @@ class Learner:
         self._run: nn.Module = Through(backbone)
         self._reduced: nn.Module = self._run
 
-    def prepare(self, accelerator: Accelerator) -> None:
-        """Let accelerate distribute backbone and optimiser: DDP around it, or FSDP2 inside it."""
+    def prepare(self, accelerator: Accelerator | None = None) -> None:
+        """Let accelerate distribute backbone and optimiser: DDP around it, or FSDP2 inside it.
+
+        accelerator: a trainer's; left out, one of its own, and none for a process that is alone.
+        """
+        if accelerator is None:
+            if place()[1] == 1:
+                return
+            accelerator = Accelerator(cpu=not torch.cuda.is_available())
         if accelerator.is_fsdp2:
             # Sharded in place, so that scoring, which calls the backbone too, finds the weights.
             self._reduced, self.optimiser = accelerator.prepare(self.backbone, self.optimiser)
@@ -80,6 +87,35 @@ class Learner:
             self._run, self.optimiser = accelerator.prepare(self._run, self.optimiser)
             self._reduced = self._run
         self.accelerator = accelerator
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Trained weights and the optimiser, whole, on the main process; nothing on the others, which get theirs from
+        it. All processes must call it."""
+        if isinstance(self.backbone, FSDPModule):
+            found = get_state_dict(self.backbone, _bare(self.optimiser), options=_WHOLE)
+        else:
+            frozen = {n for n, p in self.backbone.named_parameters(remove_duplicate=False) if not p.requires_grad}
+            weights = {name: value for name, value in self.backbone.state_dict().items() if name not in frozen}
+            found = weights, self.optimiser.state_dict()
+        return dict(zip(("weights", "optimiser"), found, strict=True)) if is_main() else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the main process's `state`. All processes must call it."""
+        weights, optimiser = (everyone([state])[0][name] for name in ("weights", "optimiser"))
+        if isinstance(self.backbone, FSDPModule):
+            options = StateDictOptions(full_state_dict=True, strict=False)
+            set_state_dict(
+                self.backbone,
+                _bare(self.optimiser),
+                model_state_dict=weights,
+                optim_state_dict=optimiser,
+                options=options,
+            )
+        else:
+            self.backbone.load_state_dict(weights, strict=False)
+            self.optimiser.load_state_dict(optimiser)
 
     # ---- parts ---------------------------------------------------------------------------------------------------
 
@@ -152,6 +188,15 @@ class Learner:
         clip: Any = torch.nn.utils.clip_grad_norm_ if self.accelerator is None else self.accelerator.clip_grad_norm_
         norm = clip(self.backbone.parameters(), self.grad_norm)
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+
+
+def _bare(optimiser: Any) -> torch.optim.Optimizer:
+    """The optimiser that accelerate has wrapped."""
+    found: torch.optim.Optimizer = getattr(optimiser, "optimizer", optimiser)
+    return found
 
 
 def _on_cpu(tables: Tables) -> Tables:

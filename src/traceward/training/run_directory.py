@@ -27,6 +27,7 @@ from traceward.config import Recipe, resolve
 from traceward.data.jsonl import write_json
 from traceward.errors import RunError
 from traceward.training.checkpoints import Checkpoints
+from traceward.training.distribution import is_main, on_main, place
 
 PARTS = ("checkpoints", "data", "metrics", "parts", "policies")  # directories that are always there
 PACKAGES = ("traceward", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
@@ -102,6 +103,7 @@ class RunDirectory:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
+    @on_main
     def finish(self, stage: str, found: dict[str, Any]) -> None:
         """Mark a stage as done; its files must be complete before. Its checkpoints have served."""
         write_json(self.path / "parts" / f"{stage}.json", found)
@@ -115,7 +117,7 @@ class RunDirectory:
 
     def metrics(self, stage: str) -> Metrics:
         """The metrics file of a stage that starts or goes on."""
-        return Metrics(self.path / "metrics" / f"{stage}.jsonl", stage)
+        return Metrics(self.path / "metrics" / f"{stage}.jsonl", stage) if is_main() else Unwritten()
 
     def write_manifest(self, *, command: str, data: dict[str, Any], seed: int) -> None:
         """With what the run was made: versions, commit, platform, seed, data hashes.
@@ -132,7 +134,17 @@ class RunDirectory:
         }
         if not path.exists():
             started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            write_json(path, {"command": command, **made_with, "seeds": [seed], "data": data, "started": started})
+            write_json(
+                path,
+                {
+                    "command": command,
+                    **made_with,
+                    "seeds": [seed],
+                    "processes": place()[1],
+                    "data": data,
+                    "started": started,
+                },
+            )
             return
         first = self._read("manifest.json")
         now = json.loads(json.dumps(data))
@@ -209,6 +221,26 @@ class Metrics:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Unwritten(Metrics):
+    """The metrics of a process beside the main one, which logs the same."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Leave it to the main process."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to go on from."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to cut."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def installed_version(name: str) -> str | None:

@@ -101,6 +101,14 @@ class CriticSettings(Section):
         return self
 
 
+def per_process(total: int, processes: int, *, key: str) -> int:
+    """An equal share of `total` for every process. Raises ConfigError naming `key` where there is none."""
+    share, left = divmod(total, processes)
+    if left or not share:
+        raise ConfigError(f"{key} must be a multiple of the processes: got {total} for {processes}; change one of them")
+    return share
+
+
 class SFTSettings(Section):
     """Supervised fine-tuning; loss on the completion only."""
 
@@ -201,12 +209,7 @@ class AdversarialConfig(Section):
     def parts(self, processes: int) -> int:
         """How many equal parts the rollouts of each process go backward in: the fewest that keep to
         `rollouts_per_backward`. Raises ConfigError where the processes would not get equally many."""
-        own, left = divmod(self.rollouts, processes)
-        if left or not own:
-            raise ConfigError(
-                "adversarial.questions_per_step times adversarial.group must be a multiple of the processes: got "
-                f"{self.rollouts} for {processes}; change one of them"
-            )
+        own = per_process(self.rollouts, processes, key="adversarial.questions_per_step times adversarial.group")
         return next(n for n in range(1, own + 1) if own % n == 0 and own // n <= self.rollouts_per_backward)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from traceward.config import Arm, Recipe
 from traceward.data.tasks.registry import Task
 from traceward.records import Credit
+from traceward.training.distribution import save_whole
 from traceward.training.run_directory import RunDirectory
 from traceward.training.settings import AdversarialConfig
 from traceward.workflows.inputs import (
@@ -71,7 +73,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
             )
             train(trainer, run.checkpoints(stage), trainer.parts)
             if critic is not None:
-                critic.reward.save(run.path / "reward-after")
+                save_whole(critic.reward.backbone, partial(critic.reward.save, run.path / "reward-after"))
     save_policy(run, stage, model, tokenizer)
     run.finish(stage, {**measure_policy(model, tokenizer, task, recipe), "curve": curve.rows})
 

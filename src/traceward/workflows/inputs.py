@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,11 @@ from traceward.data.formats import encode_prompt
 from traceward.data.jsonl import read_jsonl, write_jsonl
 from traceward.data.tasks.registry import Task, jsonl_task, stories_task
 from traceward.records import Demonstration, Rollout, Start, StopReason
+from traceward.training.distribution import on_main, save_whole
 from traceward.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -109,10 +112,15 @@ def start_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenize
 
 def save_policy(run: RunDirectory, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Save a policy with its tokenizer, so that the directory loads on its own; it is there whole or not at all."""
-    place = run.path / "policies" / name
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=place.parent) as room:
-        whole = Path(room) / name
-        model.save_pretrained(whole)
+    save_whole(model, partial(_write_policy, run.path / "policies" / name, model, tokenizer))
+
+
+def _write_policy(
+    place: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None
+) -> None:
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent) as room:
+        whole = Path(room) / place.name
+        model.save_pretrained(whole, state_dict=weights)
         tokenizer.save_pretrained(whole)
         if place.exists():  # an arm's trainer keeps its start policy there
             shutil.copytree(whole, place, dirs_exist_ok=True)
@@ -120,6 +128,7 @@ def save_policy(run: RunDirectory, name: str, model: PreTrainedModel, tokenizer:
             whole.replace(place)
 
 
+@on_main
 def write_rollouts(path: Path, rollouts: list[Rollout]) -> None:
     """Rollouts with their token ids."""
     write_jsonl(

@@ -25,6 +25,7 @@ from traceward.evaluation.localise import (
 from traceward.evaluation.rerank import RerankGroup, rerank_curve, rerank_table
 from traceward.evaluation.statistics import Estimate, auroc, length_controlled_auroc, length_correlation
 from traceward.records import Head, Rollout, ScoredTrace, Trace, Verdict
+from traceward.training.distribution import on_main, shared_scores
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.inputs import base_policy, load_task, read_rollouts, sft_policy
 
@@ -162,7 +163,10 @@ def calibration(samples: Sequence[Sampled], scored: Sequence[ScoredTrace]) -> di
 
 def score_all(scorers: Mapping[str, TraceScorer], samples: Sequence[Sampled]) -> Scores:
     """Every scorer's readings of the same traces."""
-    return {name: (s.head, s.score_encoded([one.encoded for one in samples])) for name, s in scorers.items()}
+    from traceward.rewards.model import STEPS
+
+    traces = [sample.encoded for sample in samples]
+    return {name: (scorer.head, shared_scores(scorer, traces, spec=STEPS)) for name, scorer in scorers.items()}
 
 
 def judge_reward(run: RunDirectory, reward: RewardModel) -> dict[str, Any]:
@@ -194,7 +198,7 @@ def judge_run(run: RunDirectory) -> dict[str, Any]:
     if run.part("sft") is not None:
         scorers["sft_logprob"] = LogProbScorer(*sft_policy(run), style)
     scores = score_all(scorers, samples)
-    write_jsonl(run.path / "examples.jsonl", examples(samples, scores["reward"], task, recipe))
+    on_main(write_jsonl)(run.path / "examples.jsonl", examples(samples, scores["reward"], task, recipe))
     return judge_samples(samples, scores, recipe.evaluation.samples)
 
 

@@ -13,7 +13,7 @@ from traceward.data.formats import encode_prompt, parse_completion
 from traceward.data.tasks.registry import Task
 from traceward.evaluation.statistics import bootstrap_mean
 from traceward.records import Demonstration
-from traceward.sampling import sample
+from traceward.training.distribution import shared_samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ def correct_shares(
 ) -> list[float]:
     """For each problem the share of `n` samples that the task's judge finds correct (no verdict = not correct)."""
     prompts = [(d.problem.id, encode_prompt(d.problem, recipe.data.format, tokenizer)) for d in items]
-    groups = sample(
+    groups = shared_samples(
         model,
         tokenizer,
         prompts,

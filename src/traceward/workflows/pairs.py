@@ -11,6 +11,7 @@ from traceward.data.formats import EncodedTrace, encode
 from traceward.data.jsonl import write_jsonl
 from traceward.evaluation.statistics import auroc, paired_difference
 from traceward.records import Rollout, ScoredTrace, StopReason
+from traceward.training.distribution import on_main, shared_samples, shared_scores
 from traceward.training.form import held_out_scores
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.inputs import base_policy, load_task, prompts_of, seeded
@@ -38,13 +39,12 @@ def matched_pairs(run: RunDirectory) -> None:
     cross-validated over questions.
     """
     from traceward.rewards.model import RewardModel
-    from traceward.sampling import sample
 
     recipe = run.recipe()
     task = load_task(recipe)
     model, tokenizer = base_policy(run)
     reward = RewardModel.load(run.path / "reward")
-    groups = sample(
+    groups = shared_samples(
         model,
         tokenizer,
         prompts_of(task.test, recipe, tokenizer),
@@ -58,10 +58,10 @@ def matched_pairs(run: RunDirectory) -> None:
         rollout = match(expert, group)
         if rollout is not None and len(traces) < 2 * recipe.evaluation.pairs:
             traces += [expert, EncodedTrace(rollout.prompt_ids, rollout.completion_ids, item.problem.id)]
-    write_jsonl(
+    on_main(write_jsonl)(
         run.path / "data" / "pairs.jsonl", ({"id": t.key, "completion_ids": list(t.completion_ids)} for t in traces)
     )
-    run.finish("pairs", compare(traces, reward.score_encoded(traces, spec=reward.spec), tokenizer.eos_token_id))
+    run.finish("pairs", compare(traces, shared_scores(reward, traces, spec=reward.spec), tokenizer.eos_token_id))
 
 
 def compare(traces: Sequence[EncodedTrace], scored: Sequence[ScoredTrace], end: int) -> dict[str, Any]:

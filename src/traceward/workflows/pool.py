@@ -16,7 +16,7 @@ from typing import Protocol
 
 from traceward.errors import RunError
 from traceward.training.run_directory import RunDirectory
-from traceward.workflows.stages import gpu_present, run_stage
+from traceward.workflows.stages import do_stage, gpu_present, run_stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,16 @@ def work(
             for process in list((pool._processes or {}).values()):
                 process.terminate()
             raise
+
+
+def work_together(jobs: Mapping[str, Job], progress: Progress) -> None:
+    """Run every job that is not done, one after another, in this process and those launched beside it: each job is the
+    work of all. None may wait for a later one."""
+    for name, job in jobs.items():
+        if not job.done:
+            progress.start(name, job)
+            do_stage(RunDirectory(job.directory), job.stage)
+            progress.finish(name)
 
 
 def _settle(future: Future[None], name: str, done: set[str], failed: Callable[[str, Exception], None] | None) -> None:

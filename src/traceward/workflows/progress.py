@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from traceward.training.distribution import is_main
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.pool import Job
 
@@ -60,7 +61,7 @@ class StageProgress:
 
     def __init__(self, total: int | None = None, done: int = 0) -> None:
         self.console = Console(stderr=True)
-        self.live = self.console.is_terminal
+        self.live = self.console.is_terminal and is_main()
         self.bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<34}"),
@@ -107,7 +108,7 @@ class StageProgress:
         line = f"  {_line(job):<36} {time.monotonic() - started:6.0f} s{count}"
         if self.live:
             self.bars.console.print(line)
-        else:
+        elif is_main():
             print(line, file=sys.stderr, flush=True)
 
 

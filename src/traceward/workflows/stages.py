@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from traceward.config import Arm, Recipe
@@ -15,6 +16,7 @@ from traceward.data.formats import encode
 from traceward.data.jsonl import is_unwritable
 from traceward.errors import RunError
 from traceward.records import Granularity, Head, Start, UnitSpec
+from traceward.training.distribution import save_whole, shared_samples
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.arms import arm, measure
 from traceward.workflows.inputs import (
@@ -82,12 +84,10 @@ def sft(run: RunDirectory) -> None:
 def rollouts(run: RunDirectory) -> None:
     """Samples of the base on the demonstrations' questions: the discriminator's first negatives, wherever the arms
     start. Those of a fine-tuned policy are mostly right and teach less as negatives (docs/LOG.md)."""
-    from traceward.sampling import sample
-
     recipe = run.recipe()
     task = load_task(recipe)
     model, tokenizer = base_policy(run)
-    groups = sample(
+    groups = shared_samples(
         model,
         tokenizer,
         prompts_of(judged_demonstrations(task, recipe), recipe, tokenizer),
@@ -126,6 +126,7 @@ def learn_reward(
     if recipe.reward.start is Start.SFT:
         reward.start_from(sft_policy(run)[0])
     critic = Critic(reward, judged_demonstrations(task, recipe), recipe.critic, seed=recipe.run.seed)
+    critic.learner.prepare()
     with run.metrics(stage) as metrics:
         done = warm_up(
             critic,
@@ -160,7 +161,7 @@ def reward(run: RunDirectory) -> None:
         "training": {**recipe.critic.model_dump(mode="json"), "seed": recipe.run.seed, **found},
         "metrics": {"held_out_auroc": found["held_out_auroc"]},
     }
-    learned.save(run.path / "reward")
+    save_whole(learned.backbone, partial(learned.save, run.path / "reward"))
     run.finish("reward", found)
 
 
@@ -220,10 +221,13 @@ def run_stage(path: str, stage: str, threads: int, parent: int) -> None:
     import torch
 
     die_with(parent)
-
     torch.set_num_threads(threads)
+    do_stage(RunDirectory(path), stage)
+
+
+def do_stage(run: RunDirectory, stage: str) -> None:
+    """Run one stage by name, here and in every process that was launched beside this one."""
     quiet()
-    run = RunDirectory(path)
     plain: dict[str, Callable[[RunDirectory], None]] = {
         "pretrain": pretrain,
         "sft": sft,
@@ -252,12 +256,10 @@ def run_stage(path: str, stage: str, threads: int, parent: int) -> None:
 
 def samples(run: RunDirectory) -> None:
     """Base-policy samples of the test problems, shared by every reward that is judged."""
-    from traceward.sampling import sample
-
     recipe = run.recipe()
     task = load_task(recipe)
     model, tokenizer = base_policy(run)
-    groups = sample(
+    groups = shared_samples(
         model,
         tokenizer,
         prompts_of(task.test, recipe, tokenizer),

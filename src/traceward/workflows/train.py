@@ -12,9 +12,11 @@ from pathlib import Path
 from traceward.config import Arm, Recipe, load_recipe
 from traceward.data.tasks.registry import Task
 from traceward.records import Start
+from traceward.training.distribution import join, launched, on_main, place
 from traceward.training.run_directory import RunDirectory, command_line
+from traceward.training.settings import per_process
 from traceward.workflows.inputs import load_task
-from traceward.workflows.pool import Job, work
+from traceward.workflows.pool import Job, work, work_together
 from traceward.workflows.progress import StageProgress
 from traceward.workflows.results import write_results
 
@@ -33,15 +35,24 @@ def run_recipe(
     """
     resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, changes(data, seed, overrides))
     task = load_task(resolved)
+    join()
     check(resolved, task)
-    run = RunDirectory.create(out or Path("runs") / f"{resolved.run.name}-{resolved.run.seed}", resolved)
-    run.write_manifest(command=command_line(), data=task.record, seed=resolved.run.seed)
+    path = Path(out or Path("runs") / f"{resolved.run.name}-{resolved.run.seed}")
     started = time.monotonic()
-    jobs = {stage: Job(run.path, stage, waits) for stage, waits in plan(resolved).items()}
+    jobs = {stage: Job(path, stage, waits) for stage, waits in plan(resolved).items()}
+    on_main(_begin)(path, resolved, task)
     with StageProgress() as progress:
-        work(jobs, progress, workers=resolved.run.workers)
-    write_results(run, task, seconds=time.monotonic() - started)
-    return run.path
+        if launched():
+            work_together(jobs, progress)
+        else:
+            work(jobs, progress, workers=resolved.run.workers)
+    on_main(write_results)(RunDirectory(path), task, seconds=time.monotonic() - started)
+    return path
+
+
+def _begin(path: Path, recipe: Recipe, task: Task) -> None:
+    run = RunDirectory.create(path, recipe)
+    run.write_manifest(command=command_line(), data=task.record, seed=recipe.run.seed)
 
 
 def changes(data: str | Path | None, seed: int | None, overrides: Sequence[str]) -> list[str]:
@@ -51,8 +62,15 @@ def changes(data: str | Path | None, seed: int | None, overrides: Sequence[str])
 
 
 def check(recipe: Recipe, task: Task) -> None:
-    """What a recipe says together with its data, before anything is trained. Raises ConfigError."""
+    """What a recipe says together with its data and with the processes, before anything is trained. Raises
+    ConfigError."""
+    stages, (_, processes) = plan(recipe), place()
+    if "pretrain" in stages:
+        per_process(recipe.policy.scratch.batch, processes, key="policy.scratch.batch")
+    if "sft" in stages:
+        per_process(recipe.sft.batch, processes, key="sft.batch")
     if {*recipe.run.arms} - {Arm.SFT}:
+        recipe.adversarial.parts(processes)
         recipe.adversarial.check_questions(len(task.questions) + len(task.demonstrations))
 
 

@@ -1,0 +1,135 @@
+"""`traceward train` in two launched processes: the run that one process makes, and one writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from traceward import cli
+from traceward.loading import load_policy
+from traceward.rewards.model import RewardModel
+from traceward.workflows.train import run_recipe
+
+pytestmark = pytest.mark.timeout(900)
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "traceward"]
+RECIPE = """
+[data]
+demonstrations = 8
+validation = 2
+test = 8
+questions = 4
+[sft]
+steps = 2
+batch = 4
+[critic]
+warmup_updates = 4
+warmup_at_least = 0
+check_every = 2
+positives = 4
+rollouts = 6
+traces_per_pass = 7
+rollouts_per_question = 40
+[adversarial]
+steps = 2
+questions_per_step = 2
+group = 4
+rollouts_per_backward = 2
+max_new_tokens = 40
+[evaluation]
+samples = 4
+policy_samples = 2
+curve_every = 2
+pairs = 4
+"""
+
+
+def part(run: Path, stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "parts" / f"{stage}.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same recipe by one process, without policies, and by two, with policies."""
+    room = tmp_path_factory.mktemp("together")
+    recipe = room / "recipe.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    run_recipe(recipe, out=room / "one", overrides=["run.arms=[]", "run.workers=1"])
+    command = [*TORCHRUN, "train", recipe, "--out", room / "two", "--set", "run.arms=['sft', 'adversarial']"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd=room)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.splitlines() == [  # one process speaks
+        f"run: {room / 'two'}",
+        f"report: {room / 'two' / 'report.html'}",
+        f"results: {room / 'two' / 'results.json'}",
+    ]
+    return room / "one", room / "two"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rollouts", "samples", "pairs"])
+def test_samples_are_those_of_one_process(runs: tuple[Path, Path], name: str) -> None:
+    one, two = (run / "data" / f"{name}.jsonl" for run in runs)
+    assert one.read_text(encoding="utf-8") == two.read_text(encoding="utf-8")
+    assert one.stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_the_reward_is_that_of_one_process(runs: tuple[Path, Path]) -> None:
+    one, two = (load_file(run / "reward" / "model" / "model.safetensors") for run in runs)
+    assert one.keys() == two.keys()
+    assert all((weights - two[name]).abs().max() < 2e-5 for name, weights in one.items())
+    assert part(runs[1], "reward")["held_out_auroc"] == pytest.approx(part(runs[0], "reward")["held_out_auroc"])
+    assert part(runs[1], "judge")["rerank"]["reward"] == pytest.approx(part(runs[0], "judge")["rerank"]["reward"])
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_whole(runs: tuple[Path, Path]) -> None:
+    run = runs[1]
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert all(results["policy_pass_at_1"][arm] is not None for arm in ("base", "sft", "adversarial"))
+    assert results["policy_curves"]["adversarial"]["step"] == [0, 2]
+    assert json.loads((run / "manifest.json").read_text(encoding="utf-8"))["processes"] == 2
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [(row["stage"], row["step"]) for row in rows]
+    assert len(steps) == len(set(steps))  # every row once, not once per process
+    assert {("sft", 2), ("warm-up", 4), ("adversarial", 2)} <= set(steps)
+    policy, _ = load_policy(run / "policies" / "adversarial", run / "policies" / "adversarial")
+    assert sum(weights.numel() for weights in policy.parameters()) > 0
+    before, after = (RewardModel.load(run / name).backbone.state_dict() for name in ("reward", "reward-after"))
+    assert not all((weights == after[name]).all() for name, weights in before.items())
+
+
+@pytest.mark.parametrize("arguments", [["score", "x.jsonl", "--reward", "r"], ["report", "r"]])
+def test_verbs_that_cannot_divide_their_work_refuse_to_be_launched(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.run(arguments) == 2
+    assert f"traceward {arguments[0]} must run in one process" in capsys.readouterr().err
+
+
+def test_a_grid_refuses_to_be_launched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = Path(__file__).parents[2] / "recipes" / "ablation.toml"
+    assert cli.run(["train", str(recipe), "--out", str(tmp_path / "grid")]) == 2
+    assert "a grid must be run by one process" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_divided_is_refused_by_every_process(tmp_path: Path) -> None:
+    command = [*TORCHRUN, "train", "recipes/demo.toml", "--out", str(tmp_path / "run"), "--set", "sft.batch=7"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env={**os.environ})
+    assert done.returncode != 0
+    assert "sft.batch must be a multiple of the processes: got 7 for 2" in done.stderr
+    assert not (tmp_path / "run").exists()
