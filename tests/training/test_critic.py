@@ -423,3 +423,19 @@ def test_where_only_differences_count_the_last_bias_stays(
         make_critic(reward, objective=objective).update(rollouts)
         moved[objective] = reward.backbone.score.bias.item() != before
     assert moved == {"gail": True, "pairwise": False}
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_holds_what_is_trained_and_no_more(make_critic: MakeCritic, rollouts: list[Rollout]) -> None:
+    critic = make_critic()
+    embeddings = critic.reward.backbone.get_input_embeddings().weight.requires_grad_(False)
+    names = {name for name, p in critic.reward.backbone.named_parameters() if p is not embeddings}
+    assert critic.state_dict()["learner"]["weights"].keys() == names
+    other = make_critic()
+    critic.remember(rollouts)
+    critic.update([])
+    other.load_state_dict(critic.state_dict())
+    assert other.replay == critic.replay == rollouts
+    assert other.update([]) == critic.update([])
