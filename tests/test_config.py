@@ -76,7 +76,7 @@ def test_an_unknown_key_is_named_with_its_place(recipe: Path, key: str) -> None:
         ("critic.smoothing=1.0", "critic.smoothing: input should be less than 1: got 1.0"),
         ("adversarial.credit=luck", "adversarial.credit: input should be 'trace-mean', 'reward-to-go', 'step-local'"),
         ("run.arms=[\"sft\", \"magic\"]", "run.arms.1: input should be"),
-        ("critic.objective=airl", "critic.objective: input should be 'gail' or 'pairwise': got 'airl'"),
+        ("critic.objective=gan", "critic.objective: input should be 'gail', 'airl', 'pairwise' or 'wgan-gp': got"),
         ("data.test=many", "data.test: input should be a valid integer"),
         ("reward.beta=0", "reward.beta: input should be greater than 0: got 0"),
         ("data=4", "data: input should be a valid dictionary"),
@@ -176,3 +176,28 @@ def test_a_resolved_recipe_round_trips_through_json(recipe: Path) -> None:
 def test_recipes_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe().run.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["critic.objective=wgan-gp"], "reward.head must be 'scalar' with critic.objective 'wgan-gp'"),
+        (
+            ["critic.objective=wgan-gp", "reward.head=scalar", 'run.variants=["log-ratio:dense"]'],
+            "reward.head must be 'scalar' with critic.objective 'wgan-gp'",
+        ),
+        (["critic.objective=airl", "reward.beta=0.5"], "reward.beta must be 1 with critic.objective 'airl'"),
+    ],
+)
+def test_what_an_objective_cannot_do_is_said_when_the_recipe_is_read(
+    recipe: Path, overrides: list[str], said: str
+) -> None:
+    text = refusal(recipe, *overrides)
+    assert said in text
+    assert str(recipe) in text
+
+
+@pytest.mark.parametrize("head", ["scalar", "log-ratio"])
+@pytest.mark.parametrize("objective", ["gail", "airl", "pairwise"])
+def test_objectives_and_heads_that_go_together(recipe: Path, objective: str, head: str) -> None:
+    assert load_recipe(recipe, [f"critic.objective={objective}", f"reward.head={head}"])

@@ -27,7 +27,7 @@ from traceward.data.jsonl import write_jsonl
 from traceward.data.tasks import stories
 from traceward.data.tasks.registry import stories_task
 from traceward.loading import load_causal_lm
-from traceward.objectives import advantages, discriminator
+from traceward.objectives import advantages, discriminator, wasserstein
 from traceward.records import Head, Problem, UnitSpec, Verdict
 from traceward.rewards.model import new_reward
 from traceward.training.run_directory import RunDirectory
@@ -162,7 +162,7 @@ def test_every_verb_and_option_is_on_the_page(verb: str) -> None:
 
 
 def test_every_equation_is_on_its_page() -> None:
-    for module in (advantages, discriminator):
+    for module in (advantages, discriminator, wasserstein):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__:
                 assert f"`{name}`" in PAGES["docs/objectives.md"], name

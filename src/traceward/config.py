@@ -22,7 +22,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from traceward.data.formats import Format
 from traceward.errors import ConfigError
 from traceward.records import Granularity, Head, Start
-from traceward.training.settings import AdversarialConfig, CriticSettings, RewardSettings, Section, SFTSettings
+from traceward.training.settings import (
+    AdversarialConfig,
+    CriticSettings,
+    RewardSettings,
+    Section,
+    SFTSettings,
+    check_objective,
+)
 
 
 class Arm(StrEnum):
@@ -153,6 +160,12 @@ class Recipe(Section):
                 "critic.held_out must be 0 with reward.start 'sft', whose weights have seen every demonstration: got "
                 f"{self.critic.held_out}; set it to 0, warm-up then does all its updates"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Recipe:
+        for head in (self.reward.head, *(Head(variant.partition(":")[0]) for variant in self.run.variants)):
+            check_objective(self.critic.objective, head, self.reward.beta)
         return self
 
 

@@ -30,7 +30,14 @@ class Objective(StrEnum):
     """What the discriminator minimises (method, "Discriminator objectives")."""
 
     GAIL = "gail"  # cross entropy of unit logits
+    AIRL = "airl"  # the same of a shaped reward less the policy's log-probability
     PAIRWISE = "pairwise"  # Bradley-Terry between traces of one question
+    WGAN_GP = "wgan-gp"  # difference of means, with a gradient penalty
+
+    @property
+    def within_questions(self) -> bool:
+        """Whether a logit only says something beside another one of the same question; its sign says nothing."""
+        return self in (Objective.PAIRWISE, Objective.WGAN_GP)
 
 
 class LabelSource(StrEnum):
@@ -164,8 +171,10 @@ class ScoredTrace:
     unit_logits: one per unit of the granularity it was read at, in order.
     unit_lows: the lowest token value inside each of these units, for a head that gives tokens values of their own
     (log-ratio, log-prob), else empty.
+    policy_rewards: one per unit of *training*, where it was read against a policy.
     """
 
     exported: float
     unit_logits: tuple[float, ...] = field(default=())
     unit_lows: tuple[float, ...] = field(default=())
+    policy_rewards: tuple[float, ...] = field(default=())

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from traceward.objectives.discriminator import gail_loss, pair_margins, pairwise_loss, trace_means
+from traceward.objectives.discriminator import (
+    airl_logits,
+    gail_loss,
+    pair_margins,
+    pairwise_loss,
+    shaped_reward,
+    trace_means,
+)
 
 
 def bce(logit: float, target: float) -> float:
@@ -161,3 +168,56 @@ def test_pairwise_leaves_masked_units_and_empty_traces_out() -> None:
 def test_a_batch_without_a_pair_is_refused(questions: list[int]) -> None:
     with pytest.raises(ValueError, match="got no such pair"):
         pairwise_of([1.0, 0.0], [1, 0], questions)
+
+
+# ---- airl ------------------------------------------------------------------------------------------------------------
+
+
+def test_shaped_reward_by_hand_the_potential_of_a_terminal_state_is_zero() -> None:
+    rewards = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 0.0]])
+    potentials = torch.tensor([[10.0, 20.0, 40.0], [10.0, 20.0, 99.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    found = shaped_reward(rewards, potentials, mask, gamma=0.5)
+    assert found[0].tolist() == [1 + 10 - 10, 2 + 20 - 20, 4 - 40]
+    assert found[1, :2].tolist() == [1 + 10 - 10, 2 - 20]
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_size=6), st.integers(0, 3))
+def test_without_discount_shaping_telescopes_to_a_constant_of_the_question(
+    units: list[tuple[float, float]], padding: int
+) -> None:
+    rewards, potentials = torch.tensor([*units, *[(0.0, 7.0)] * padding], dtype=torch.float64).T[:, None]
+    mask = (torch.arange(rewards.shape[1]) < len(units))[None]
+    found = shaped_reward(rewards, potentials, mask, gamma=1.0)
+    assert found[mask].sum().item() == pytest.approx(rewards.sum().item() - units[0][1], abs=1e-9)
+
+
+def test_airls_discriminator_is_exp_f_over_exp_f_plus_pi() -> None:
+    shaped, policy = torch.tensor([[0.3, -2.0]]), torch.tensor([[0.25, 0.5]])
+    discriminator = torch.sigmoid(airl_logits(shaped, policy.log()))
+    assert torch.allclose(discriminator, shaped.exp() / (shaped.exp() + policy))
+
+
+def test_airl_sends_no_gradient_to_the_policy() -> None:
+    shaped, policy = (torch.ones(2, 1, requires_grad=True) for _ in range(2))
+    gail_loss(airl_logits(shaped, policy), torch.tensor([1, 0]), torch.ones(2, 1)).backward()
+    assert shaped.grad is not None
+    assert policy.grad is None
+
+
+def test_airl_at_its_fixed_point_is_the_experts_log_probability() -> None:
+    # One state, three actions; the policy is another one. The best f is log of the expert's probability.
+    expert, policy = torch.tensor([0.6, 0.3, 0.1]).double(), torch.tensor([0.2, 0.2, 0.6]).double()
+    f = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([f], max_iter=200, line_search_fn="strong_wolfe")
+    # A row per action and class, each as often as it is taken: units of one trace, weighted.
+    labels, weight = torch.tensor([1, 0]), torch.stack([expert, policy])
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = gail_loss(airl_logits(f.expand(2, 3), policy.log()), labels, weight, smoothing=0.0)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    assert torch.allclose(f.detach(), expert.log(), atol=1e-4)

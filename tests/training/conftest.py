@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from traceward.data.formats import EncodedTrace, Format, completion_text, encode
 from traceward.data.tasks import stories
 from traceward.records import Demonstration, Granularity, Head, Problem, Rollout, ScoredTrace, Trace, UnitSpec
+from traceward.rewards.heads import PolicyLogprobs
 from traceward.rewards.model import RewardModel, new_reward
 from traceward.training.critic import Critic
 from traceward.training.settings import AdversarialConfig, CriticSettings
@@ -170,8 +171,14 @@ class Known:
     def __init__(self, value: Callable[[EncodedTrace], float]) -> None:
         self.value = value
 
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = None) -> list[ScoredTrace]:
-        return [ScoredTrace(value, (value,)) for value in map(self.value, traces)]
+    def score_encoded(
+        self,
+        traces: Sequence[EncodedTrace],
+        *,
+        spec: UnitSpec | None = None,
+        policy_logprobs: PolicyLogprobs | None = None,
+    ) -> list[ScoredTrace]:
+        return [ScoredTrace(value, (value,), policy_rewards=(value,)) for value in map(self.value, traces)]
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from traceward.records import (
     StopReason,
     UnitSpec,
 )
+from traceward.rewards.batches import sum_by_unit
+from traceward.rewards.heads import PolicyLogprobs, token_logprobs
 from traceward.rewards.model import STEPS, RewardModel
 from traceward.rewards.rivals import UniformScorer
 from traceward.training.adversarial import AdversarialTrainer
@@ -59,12 +61,19 @@ class Planted:
     def __init__(self) -> None:
         self.seen: list[list[EncodedTrace]] = []
 
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = STEPS) -> list[ScoredTrace]:
+    def score_encoded(
+        self,
+        traces: Sequence[EncodedTrace],
+        *,
+        spec: UnitSpec | None = STEPS,
+        policy_logprobs: PolicyLogprobs | None = None,
+    ) -> list[ScoredTrace]:
         self.seen.append(list(traces))
         found = []
         for trace in traces:
             values = tuple(float(token < 400) for token in trace.completion_ids)
-            found.append(ScoredTrace(sum(values) / len(values), () if spec is None else values))
+            paid = () if policy_logprobs is None else values
+            found.append(ScoredTrace(sum(values) / len(values), () if spec is None else values, (), paid))
         return found
 
 
@@ -110,6 +119,15 @@ def make_trainer(
         return Keep(**{**chosen, **options})
 
     return make
+
+
+def traces_of(out: dict[str, Any]) -> list[EncodedTrace]:
+    """The rollouts that TRL optimises."""
+    names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+    return [
+        EncodedTrace(tuple(p[m.bool()].tolist()), tuple(c[k.bool()].tolist()))
+        for p, m, c, k in zip(*(out[name] for name in names), strict=True)
+    ]
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -181,13 +199,7 @@ def test_a_reward_models_trace_means_are_clipped(make_trainer: MakeTrainer, make
     trainer = make_trainer(reward=reward, config={"steps": 1, "clip": 0.5})
     trainer.train()
     (out,) = trainer.outs
-    traces = [
-        EncodedTrace(tuple(p[m.bool()].tolist()), tuple(c[k.bool()].tolist()))
-        for p, m, c, k in zip(
-            out["prompt_ids"], out["prompt_mask"], out["completion_ids"], out["completion_mask"], strict=True
-        )
-    ]
-    batch = reward.eval().batch(traces)
+    batch = reward.eval().batch(traces_of(out))
     with torch.no_grad():
         units = reward.unit_logits(batch)
     assert units.abs().max() > 0.5
@@ -354,6 +366,59 @@ def test_held_out_questions_stay_out_of_the_alternation(
     monkeypatch.setattr(critic, "_loss", lambda e, *rest: (learned.extend(e), loss(e, *rest))[1])
     make_trainer(reward=reward, critic=critic, config={"critic_updates": 1}).train()
     assert not {d.problem.id for d in critic.held_out} & {e.trace.key for e in learned}
+
+
+def test_airl_is_trained_against_the_policy_as_it_is(
+    make_trainer: MakeTrainer, make_reward: MakeReward, make_critic: MakeCritic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = make_reward(Head.SCALAR)
+    critic, seen = make_critic(reward, objective="airl", rollouts=8), list[torch.Tensor]()
+    trainer = make_trainer(reward=reward, critic=critic, config={"critic_updates": 1, "temperature": 0.8, "clip": 100})
+    batch = reward.batch([e.trace for e in critic.positives(critic.expert)])
+    update = critic.update
+
+    def keep(fresh: list[Rollout]) -> dict[str, float]:
+        assert critic.discriminator.policy_logprobs is not None
+        seen.append(critic.discriminator.policy_logprobs(batch))
+        assert trainer.model.training  # as TRL left it
+        return update(fresh)
+
+    monkeypatch.setattr(critic, "update", keep)
+    trainer.train()
+    assert len(seen) == 3
+    assert not torch.equal(seen[0], seen[2])
+    trainer.model.eval()
+    with torch.no_grad():
+        now = token_logprobs(trainer.model, batch, temperature=0.8)
+    assert critic.discriminator.policy_logprobs is not None
+    assert torch.equal(critic.discriminator.policy_logprobs(batch), now)
+
+
+def test_a_log_ratio_pays_the_distance_to_the_policy_as_it_is_not_to_its_reference(
+    make_trainer: MakeTrainer, make_reward: MakeReward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Against the frozen reference, tokens win that the reference finds rare (docs/LOG.md).
+    reward, pairs = make_reward(Head.LOG_RATIO, UnitSpec(every=4)), list[tuple[torch.Tensor, torch.Tensor]]()
+    with torch.no_grad():
+        for parameter in reward.backbone.parameters():
+            parameter.mul_(1.2)
+    trainer = make_trainer(reward=reward, config={"clip": 1e6, "learning_rate": 1e-2})
+    score = trainer._score
+
+    def keep(rollouts: list[Rollout]) -> torch.Tensor:
+        batch = reward.batch([EncodedTrace(r.prompt_ids, r.completion_ids) for r in rollouts])
+        with torch.no_grad():
+            ratio = token_logprobs(reward.backbone, batch) - token_logprobs(trainer.model, batch)
+        paid = trace_mean(sum_by_unit(ratio, batch), batch.unit_mask, clip=1e6)
+        pairs.append((paid, trace_mean(reward.unit_logits(batch).detach(), batch.unit_mask, clip=1e6)))
+        assert torch.allclose(score(rollouts), paid, atol=1e-4)
+        return paid
+
+    monkeypatch.setattr(trainer, "_score", keep)
+    trainer.train()
+    assert len(pairs) == 3
+    policy, reference = pairs[-1]
+    assert not torch.allclose(policy, reference, atol=1e-2)
 
 
 def test_no_updates_freeze_a_reward_even_with_a_critic(

@@ -8,8 +8,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from traceward.records import Granularity, Head, Rollout, UnitSpec
+from traceward.rewards.heads import logprobs_under
 from traceward.rewards.model import RewardModel
 from traceward.training.critic import Critic
 from traceward.training.learner import Learner, Tables
@@ -55,12 +57,15 @@ def test_parts_give_the_gradient_of_the_whole_batch(rows_per_pass: int) -> None:
     assert looked[1].sum(1).tolist() == units
 
 
-@pytest.mark.parametrize("head", list(Head))
-@pytest.mark.parametrize("objective", ["gail", "pairwise"])
+@pytest.mark.parametrize(
+    ("objective", "head"),
+    [*((objective, head) for objective in ("gail", "pairwise", "airl") for head in Head), ("wgan-gp", Head.SCALAR)],
+)
 @pytest.mark.parametrize("spec", [UnitSpec(granularity) for granularity in Granularity], ids=str)
 def test_an_update_in_parts_is_the_update_at_once(
     make_critic: MakeCritic,
     make_reward: MakeReward,
+    make_policy: Callable[..., PreTrainedModel],
     rollouts: list[Rollout],
     *,
     head: Head,
@@ -74,9 +79,10 @@ def test_an_update_in_parts_is_the_update_at_once(
         if hasattr(reward.backbone, "dropout"):
             reward.backbone.dropout.p = 0.0
         critic = make_critic(reward, objective=objective, traces_per_pass=traces_per_pass)
+        critic.discriminator.policy_logprobs = logprobs_under(make_policy(seed=5), temperature=1.0)
         rows = [critic.update(rollouts) for _ in range(3)]
         check = [*critic.positives(critic.expert), *critic.rollouts(rollouts)]
-        found.append((rows, critic.discrimination(check), list(reward.backbone.parameters())))
+        found.append((rows, critic.discrimination(check), list(reward.learned.parameters())))
     (rows, look, weights), (other_rows, other_look, other_weights) = found
     for row, other in zip(rows, other_rows, strict=True):
         assert other == pytest.approx(row, rel=1e-3, abs=1e-6)

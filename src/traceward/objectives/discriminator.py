@@ -43,11 +43,45 @@ def gail_loss(
     return torch.stack(halves).mean()
 
 
-def pair_margins(scores_B: Tensor, labels_expert_is_one_B: Tensor, question_B: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803
-    """Expert minus non-expert for every such pair of one question, and the question of each pair: (N,), (N,)."""
+def shaped_reward(
+    rewards_BU: Tensor,  # noqa: N803
+    potentials_BU: Tensor,  # noqa: N803
+    mask_BU: Tensor,  # noqa: N803
+    *,
+    gamma: float,
+) -> Tensor:
+    """f = g + gamma * h(next) - h(now), where a unit's next state is that in which the unit behind it begins.
+
+    A trace ends in a terminal state, in which h is 0; so with gamma = 1 the f of a trace sum to the sum of its g less h
+    before the first unit, a constant of the question.
+
+    rewards: (B, U) g.  potentials: (B, U) h in the state before each unit.  mask: (B, U) bool, False on padding.
+    Source: AIRL (Fu et al. 2018, eq. 4).
+    """
+    following = (potentials_BU * mask_BU)[:, 1:]
+    return rewards_BU + gamma * torch.nn.functional.pad(following, (0, 1)) - potentials_BU
+
+
+def airl_logits(shaped_BU: Tensor, policy_logprobs_BU: Tensor) -> Tensor:  # noqa: N803
+    """f - log pi: the logit of AIRL's discriminator exp f / (exp f + pi). Its loss is `gail_loss`.
+
+    log pi is that of the current policy on the same units, for experts and policy traces alike; no gradient reaches
+    the policy.   Source: AIRL (Fu et al. 2018, section 4).
+    """
+    return shaped_BU - policy_logprobs_BU.detach()
+
+
+def pairs(labels_expert_is_one_B: Tensor, question_B: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803
+    """Row numbers of every pair of an expert's trace and another of the same question: (N,), (N,)."""
     expert = labels_expert_is_one_B == 1
     same = (question_B[:, None] == question_B[None, :]) & expert[:, None] & ~expert[None, :]
     above, below = same.nonzero(as_tuple=True)
+    return above, below
+
+
+def pair_margins(scores_B: Tensor, labels_expert_is_one_B: Tensor, question_B: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803
+    """Expert minus non-expert for every such pair of one question, and the question of each pair: (N,), (N,)."""
+    above, below = pairs(labels_expert_is_one_B, question_B)
     return scores_B[above] - scores_B[below], question_B[above]
 
 

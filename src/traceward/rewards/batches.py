@@ -34,6 +34,16 @@ class TraceBatch:
     unit_end: Tensor
     unit_mask: Tensor
 
+    @property
+    def before_unit(self) -> Tensor:
+        """(B, U) position of the last token before each unit: the state in which it began; 0 on padding."""
+        first = (self.unit >= 0).long().argmax(1, keepdim=True)
+        return torch.cat([first - 1, self.unit_end[:, :-1]], 1).masked_fill(~self.unit_mask, 0)
+
+    def rows(self, index: Tensor) -> TraceBatch:
+        """The traces at `index`, in that order."""
+        return TraceBatch(*(getattr(self, name)[index] for name in self.__slots__))
+
     def to(self, device: torch.device | str) -> TraceBatch:
         """The same batch on another device."""
         return TraceBatch(*(getattr(self, name).to(device) for name in self.__slots__))
@@ -93,9 +103,19 @@ def sum_by_unit(values_BT: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
     return totals.scatter_add(1, batch.unit.clamp(min=0), torch.where(inside, values_BT, values_BT.new_zeros(())))
 
 
+def mean_by_unit(values_BT: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
+    """(B, T) token values -> (B, U) means inside each unit; 0 where `batch.unit_mask` is False."""
+    return sum_by_unit(values_BT, batch) / sum_by_unit(torch.ones_like(values_BT), batch).clamp(min=1)
+
+
 def lowest_by_unit(values_BT: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
     """(B, T) token values -> (B, U) the lowest inside each unit; 0 where `batch.unit_mask` is False."""
     inside = batch.unit >= 0
     lowest = values_BT.new_full(batch.unit_mask.shape, torch.inf)
     values = torch.where(inside, values_BT, values_BT.new_full((), torch.inf))
     return lowest.scatter_reduce(1, batch.unit.clamp(min=0), values, "amin").masked_fill(~batch.unit_mask, 0.0)
+
+
+def unpadded(values_BU: Tensor, batch: TraceBatch) -> list[tuple[float, ...]]:  # noqa: N803
+    """(B, U) unit values -> those of each trace."""
+    return [tuple(row[mask].tolist()) for row, mask in zip(values_BU, batch.unit_mask, strict=True)]

@@ -1,5 +1,7 @@
 """A reward on disk: `model/` and `reference/` as plain Hugging Face directories, and `card.json` that signs them.
 
+`potential.safetensors` holds h of objective airl, with which training goes on; no score needs it.
+
 The directory is written under a temporary name and renamed, so a reward is either whole or not there.
 """
 
@@ -11,15 +13,22 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import load_file, save_file
+
 from traceward.data.formats import Format
 from traceward.data.jsonl import fingerprint_file, is_unwritable, write_json
 from traceward.errors import ConfigError, RewardFileError, RunError
 from traceward.records import Granularity, Head, UnitSpec
+from traceward.rewards.heads import new_potential
 
 if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
     from traceward.rewards.model import RewardModel
 
 CARD = "card.json"
+POTENTIAL = "potential.safetensors"
 VERSION = 1
 
 
@@ -35,6 +44,8 @@ def save_reward(reward: RewardModel, directory: Path, weights: dict[str, Any] | 
         reward.tokenizer.save_pretrained(scratch / "model")
         if reward.reference is not None:
             reward.reference.save_pretrained(scratch / "reference")
+        if reward.potential is not None:
+            save_file(reward.potential.state_dict(), scratch / POTENTIAL)
         write_json(scratch / CARD, _card(reward, scratch))
         _swap(scratch, directory)
     except Exception as error:
@@ -61,6 +72,7 @@ def _card(reward: RewardModel, scratch: Path) -> dict[str, Any]:
         "readouts": {
             "unit_logits": "localises",
             "exported": _exported(reward),
+            "policy_rewards": _policy_rewards(reward),
         },
         "files": {str(path.relative_to(scratch)): fingerprint_file(path) for path in files},
     }
@@ -70,6 +82,12 @@ def _exported(reward: RewardModel) -> str:
     if reward.head is Head.SCALAR:
         return "mean logit over trained units"
     return f"sum log p_phi - {reward.reference_share:g} log p_ref" if reward.reference_share else "sum log p_phi"
+
+
+def _policy_rewards(reward: RewardModel) -> str:
+    if reward.head is Head.LOG_RATIO:
+        return "unit sums of beta * (log p_phi - log pi), pi as it is when it is rewarded"
+    return "unit logits" if reward.potential is None else "unit logits less mean log pi, pi as it is when rewarded"
 
 
 def _swap(scratch: Path, directory: Path) -> None:
@@ -112,6 +130,13 @@ def _broken(path: Path, error: Exception) -> RewardFileError:
     return RewardFileError(f"{path} must be a whole reward card: got a broken one ({error}); save the reward again")
 
 
+def _load_potential(path: Path, backbone: PreTrainedModel) -> nn.Linear:
+    weights = load_file(path)
+    potential = new_potential(backbone)
+    potential.load_state_dict(weights)
+    return potential
+
+
 def load_reward(directory: Path) -> RewardModel:
     """Read a reward; see RewardModel.load."""
     from traceward.loading import load_causal_lm, load_token_classifier, load_tokenizer
@@ -130,6 +155,7 @@ def load_reward(directory: Path) -> RewardModel:
             backbone, reference = load_causal_lm(directory / "model"), load_causal_lm(directory / "reference")
         else:
             backbone, reference = load_token_classifier(directory / "model"), None
+        potential = _load_potential(directory / POTENTIAL, backbone) if POTENTIAL in card["files"] else None
     except ConfigError as error:
         raise RewardFileError(str(error)) from error
     own = {"traceward_reward", "head", "granularity", "interval", "format", "beta", "reference_share", "sign"}
@@ -137,6 +163,7 @@ def load_reward(directory: Path) -> RewardModel:
     return RewardModel(
         backbone=backbone,
         reference=reference,
+        potential=potential,
         tokenizer=tokenizer,
         head=head,
         spec=spec,

@@ -1,14 +1,9 @@
-"""RewardModel: a backbone, a head, and the named readouts that everything else uses.
-
-Readouts (method, "Readouts are named"):
-  unit_logits   trains the discriminator; one number per unit
-  unit_lows     localises (log-ratio head; a scalar head localises by unit_logits); the lowest token of each unit
-  exported      one number per trace; reranks, weighs the consensus, is served. Never contains -log pi.
-"""
+"""RewardModel: a backbone with a head; what it says is named in `traceward.rewards.heads`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +13,15 @@ from torch import Tensor, nn
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.segmentation import Segmenter
 from traceward.records import Granularity, Head, Problem, ScoredTrace, Trace, UnitSpec
-from traceward.rewards.batches import TraceBatch, by_length, collate, lowest_by_unit, sum_by_unit
-from traceward.rewards.heads import scalar_values, token_logprobs
+from traceward.rewards.batches import TraceBatch, by_length, collate, unpadded
+from traceward.rewards.heads import (
+    LogRatioReading,
+    PolicyLogprobs,
+    Reading,
+    ScalarReading,
+    scalar_values,
+    token_logprobs,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,8 +36,15 @@ class TraceScorer(Protocol):
     style: Format
     spec: UnitSpec
 
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = STEPS) -> list[ScoredTrace]:
-        """One reading per trace, its unit logits at the units of `spec` (None: no unit logits)."""
+    def score_encoded(
+        self,
+        traces: Sequence[EncodedTrace],
+        *,
+        spec: UnitSpec | None = STEPS,
+        policy_logprobs: PolicyLogprobs | None = None,
+    ) -> list[ScoredTrace]:
+        """One reading per trace: its unit logits at the units of `spec` (None: no unit logits), and what it pays a
+        policy with these log-probabilities at its own units (None: no policy rewards)."""
         ...
 
 
@@ -45,6 +54,8 @@ class RewardModel(nn.Module):
     head: `scalar` reads a token classifier at unit ends; `log-ratio` sums beta * (log p_phi - log p_ref) in units.
     spec: the units it is trained at. Readouts may ask for others: localisation always reads steps.
     reference: the frozen p_ref of a log-ratio head, None for a scalar head.
+    potential: h of objective airl for a scalar head, a second output of the hidden state; the first is then g. It takes
+    part in training only and is in no readout.
     """
 
     def __init__(
@@ -56,6 +67,7 @@ class RewardModel(nn.Module):
         spec: UnitSpec,
         style: Format = Format.PLAIN,
         reference: PreTrainedModel | None = None,
+        potential: nn.Linear | None = None,
         beta: float = 1.0,
         reference_share: float = 0.0,
         card: dict[str, Any] | None = None,
@@ -65,6 +77,7 @@ class RewardModel(nn.Module):
             raise ValueError(f"a reference must be given with head 'log-ratio' and only with it: got head '{head}'")
         self.backbone = backbone
         self.reference = reference.requires_grad_(False).eval() if reference is not None else None
+        self.potential = potential
         self.tokenizer = tokenizer
         self.head = head
         self.spec = spec
@@ -103,48 +116,40 @@ class RewardModel(nn.Module):
         else:
             self.backbone.load_state_dict(policy.state_dict())
 
+    @property
+    def learned(self) -> nn.ModuleDict:
+        """What learns: the backbone, and the potential where there is one."""
+        parts = {"backbone": self.backbone, "potential": self.potential}
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+    def read(self, batch: TraceBatch) -> Reading:
+        """One forward pass of the backbone, and one of the reference where a readout needs it."""
+        if self.reference is None:
+            return ScalarReading(scalar_values(self.backbone, batch), airl=self.potential is not None)
+        return LogRatioReading(
+            token_logprobs(self.backbone, batch),
+            partial(token_logprobs, self.reference, batch),
+            beta=self.beta,
+            reference_share=self.reference_share,
+        )
+
     def unit_logits(self, batch: TraceBatch) -> Tensor:
         """(B, U) the logit of every unit; 0 where `batch.unit_mask` is False."""
-        if self.reference is None:
-            at_ends = scalar_values(self.backbone, batch).gather(1, batch.unit_end)
-            return at_ends.masked_fill(~batch.unit_mask, 0.0)
-        return sum_by_unit(self._log_ratio(token_logprobs(self.backbone, batch), batch), batch)
-
-    def _log_ratio(self, logprobs_BT: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
-        assert self.reference is not None
-        with torch.no_grad():
-            ref_logprobs_BT = token_logprobs(self.reference, batch)  # noqa: N806
-        return self.beta * (logprobs_BT - ref_logprobs_BT)
-
-    def readouts(self, trained: TraceBatch, batch: TraceBatch | None) -> tuple[Tensor, list[Tensor]]:
-        """(B,) the exported reward, and what is read at the units of `batch` (None: nothing), (B, U) each: the unit
-        logits, and for a log-ratio head the lowest token inside each unit.
-
-        Both hold the same traces; `trained` has the units of training. log-ratio exports the sum over the completion of
-        log p_phi - reference_share * log p_ref; scalar exports the mean logit over trained units.
-        """
-        if self.reference is None:
-            values = scalar_values(self.backbone, trained)
-            own = values.gather(1, trained.unit_end) * trained.unit_mask
-            exported = own.sum(1) / trained.unit_mask.sum(1)
-            return exported, [] if batch is None else [values.gather(1, batch.unit_end) * batch.unit_mask]
-        logprobs = token_logprobs(self.backbone, trained)
-        inside = trained.unit >= 0
-        if batch is None and not self.reference_share:  # nothing asks the reference: half the work
-            return torch.where(inside, logprobs, 0.0).sum(1), []
-        with torch.no_grad():
-            ref_logprobs = token_logprobs(self.reference, trained)
-        exported = torch.where(inside, logprobs - self.reference_share * ref_logprobs, 0.0).sum(1)
-        if batch is None:
-            return exported, []
-        ratio = self.beta * (logprobs - ref_logprobs)
-        return exported, [sum_by_unit(ratio, batch), lowest_by_unit(ratio, batch)]
+        return self.read(batch).logit(batch)
 
     @torch.no_grad()
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = STEPS) -> list[ScoredTrace]:
+    def score_encoded(
+        self,
+        traces: Sequence[EncodedTrace],
+        *,
+        spec: UnitSpec | None = STEPS,
+        policy_logprobs: PolicyLogprobs | None = None,
+    ) -> list[ScoredTrace]:
         """Readouts of traces given as token ids, in order; always in evaluation mode.
 
-        `spec` says at which units logits are read; None reads only the exported reward, which costs half.
+        `spec` says at which units logits are read; None reads none, which spares a log-ratio its reference where the
+        exported reward takes no share of it.
+        With `policy_logprobs` the policy's rewards are read too, at the units of training.
         """
         was_training = self.training
         self.eval()
@@ -152,11 +157,17 @@ class RewardModel(nn.Module):
         for rows in by_length(traces):
             some = [traces[row] for row in rows]
             trained = self.batch(some)
-            batch = None if spec is None else trained if spec == self.spec else self.batch(some, spec)
-            exported, by_unit = self.readouts(trained, batch)
-            for at, (row, value) in enumerate(zip(rows, exported.tolist(), strict=True)):
-                masks = [] if batch is None else [batch.unit_mask[at]]
-                found[row] = ScoredTrace(value, *(tuple(v[at][m].tolist()) for v in by_unit for m in masks))
+            reading = self.read(trained)
+            blank: list[tuple[float, ...]] = [()] * len(rows)
+            logits = lows = rewards = blank
+            if spec is not None:
+                batch = trained if spec == self.spec else self.batch(some, spec)
+                logits, low = unpadded(reading.logit(batch), batch), reading.lows(batch)
+                lows = blank if low is None else unpadded(low, batch)
+            if policy_logprobs is not None:
+                rewards = unpadded(reading.policy_reward(trained, policy_logprobs(trained)), trained)
+            read = zip(reading.exported(trained).tolist(), logits, lows, rewards, strict=True)
+            found |= {row: ScoredTrace(*values) for row, values in zip(rows, read, strict=True)}
         self.train(was_training)
         return [found[row] for row in range(len(traces))]
 

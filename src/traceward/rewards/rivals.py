@@ -10,8 +10,8 @@ import torch
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.segmentation import Segmenter
 from traceward.records import Head, Problem, ScoredTrace, Trace, UnitSpec
-from traceward.rewards.batches import by_length, collate, lowest_by_unit, sum_by_unit
-from traceward.rewards.heads import token_logprobs
+from traceward.rewards.batches import by_length, collate, lowest_by_unit, sum_by_unit, unpadded
+from traceward.rewards.heads import PolicyLogprobs, token_logprobs
 from traceward.rewards.model import STEPS
 
 if TYPE_CHECKING:
@@ -34,8 +34,14 @@ class LogProbScorer:
         self.segmenter = Segmenter(tokenizer)
 
     @torch.no_grad()
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = STEPS) -> list[ScoredTrace]:
-        """Log-probabilities of traces given as token ids, in order."""
+    def score_encoded(
+        self,
+        traces: Sequence[EncodedTrace],
+        *,
+        spec: UnitSpec | None = STEPS,
+        policy_logprobs: PolicyLogprobs | None = None,
+    ) -> list[ScoredTrace]:
+        """Log-probabilities of traces given as token ids, in order; a policy would earn log p - log pi in each step."""
         found: dict[int, ScoredTrace] = {}
         context = getattr(self.model.config, "max_position_embeddings", None)
         self.model.eval()
@@ -48,9 +54,13 @@ class LogProbScorer:
                 context=context,
             ).to(self.model.device)
             logprobs = token_logprobs(self.model, batch)
-            sums, lows = sum_by_unit(logprobs, batch).tolist(), lowest_by_unit(logprobs, batch).tolist()
-            for row, count, values, low in zip(rows, batch.unit_mask.sum(1).tolist(), sums, lows, strict=True):
-                found[row] = ScoredTrace(sum(values[:count]), tuple(values[:count]), tuple(low[:count]))
+            sums = unpadded(sum_by_unit(logprobs, batch), batch)
+            lows = unpadded(lowest_by_unit(logprobs, batch), batch)
+            rewards: list[tuple[float, ...]] = [()] * len(rows)
+            if policy_logprobs is not None:
+                rewards = unpadded(sum_by_unit(logprobs - policy_logprobs(batch), batch), batch)
+            for row, values, low, paid in zip(rows, sums, lows, rewards, strict=True):
+                found[row] = ScoredTrace(sum(values), values, low, paid)
         return [found[row] for row in range(len(traces))]
 
     def score(self, items: Sequence[tuple[Problem, Trace]]) -> list[ScoredTrace]:
@@ -66,6 +76,12 @@ class UniformScorer:
         self.spec = STEPS
         self.style = style
 
-    def score_encoded(self, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None = STEPS) -> list[ScoredTrace]:  # noqa: ARG002
-        """Zeros, one per trace and one unit each, whatever `spec`."""
-        return [ScoredTrace(0.0, (0.0,)) for _ in traces]
+    def score_encoded(
+        self,
+        traces: Sequence[EncodedTrace],
+        *,
+        spec: UnitSpec | None = STEPS,  # noqa: ARG002
+        policy_logprobs: PolicyLogprobs | None = None,  # noqa: ARG002
+    ) -> list[ScoredTrace]:
+        """Zeros, one per trace and one unit each, whatever is asked."""
+        return [ScoredTrace(0.0, (0.0,), policy_rewards=(0.0,)) for _ in traces]

@@ -37,6 +37,8 @@ from traceward.objectives.advantages import (
     whitened,
 )
 from traceward.records import Baseline, Credit, Demonstration, Problem, Rollout, StopReason
+from traceward.rewards.batches import TraceBatch
+from traceward.rewards.heads import logprobs_under
 from traceward.rewards.model import TraceScorer
 from traceward.training.baselines import right_answers, silence
 from traceward.training.checkpoints import Stateful
@@ -182,6 +184,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self.parts: dict[str, Stateful] = {"rollouts": BufferedRollouts(self), "schedule": self.schedule}
         if critic is not None:
             self.parts["critic"] = critic
+            critic.discriminator.policy_logprobs = self._policy_logprobs
         self._ids: tuple[list[list[int]], list[list[int]]] = ([], [])
         self._units = (torch.zeros(0, 0), torch.zeros(0, 0, dtype=torch.bool))
         self._advantages = torch.zeros(0, 0)
@@ -228,6 +231,10 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         unit = self._unit_of_token[:, : mask.shape[1]].to(mask.device)  # another process may hold longer completions
         out["advantages"] = on_tokens(self._advantages, unit.masked_fill(mask == 0, -1))
         return out
+
+    def _policy_logprobs(self, batch: TraceBatch) -> Tensor:
+        policy = self.accelerator.unwrap_model(self.model)
+        return logprobs_under(policy, temperature=self.config.temperature)(batch)
 
     # ---- the round -----------------------------------------------------------------------------------------------
 
@@ -314,7 +321,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         """(B,) the reward that each rollout trains with, by `config.credit`."""
         traces = [EncodedTrace(r.prompt_ids, r.completion_ids, r.problem_id) for r in rollouts]
         by_units = self.config.credit is not Credit.CONSENSUS
-        scored = shared_scores(self.reward, traces, spec=self.reward.spec if by_units else None)
+        against = self._policy_logprobs if by_units else None
+        scored = shared_scores(self.reward, traces, spec=None, policy_logprobs=against)
         exported = torch.tensor([s.exported for s in scored])
         self._log_metric("exported", exported.mean().item())
         if by_units:

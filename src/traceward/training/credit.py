@@ -14,9 +14,14 @@ from traceward.records import Problem, Rollout, ScoredTrace
 
 
 def padded_units(scored: Sequence[ScoredTrace]) -> tuple[Tensor, Tensor]:
-    """(B, U) unit logits, and which of them are there."""
-    units = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.unit_logits) for s in scored], batch_first=True)
-    counts = torch.tensor([len(s.unit_logits) for s in scored])
+    """(B, U) what each unit pays the policy, and which of them are there.
+
+    Raises ValueError for a reward that pays nothing: its policy would silently learn nothing.
+    """
+    if not all(s.policy_rewards for s in scored):
+        raise ValueError("a reward must pay every trace: got a reading without policy_rewards; mend its score_encoded")
+    units = torch.nn.utils.rnn.pad_sequence([torch.tensor(s.policy_rewards) for s in scored], batch_first=True)
+    counts = torch.tensor([len(s.policy_rewards) for s in scored])
     return units, torch.arange(units.shape[1])[None] < counts[:, None]
 
 

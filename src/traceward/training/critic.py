@@ -14,15 +14,13 @@ from torch import Tensor
 from traceward.data.corruptions import corrupt
 from traceward.data.formats import EncodedTrace, encode, stated_answer
 from traceward.data.grading import answers_equal
-from traceward.objectives.discriminator import gail_loss, pair_margins, pairwise_loss, trace_means
-from traceward.records import Demonstration, LabelSource, Objective, Rollout, StopReason
+from traceward.records import Demonstration, LabelSource, Rollout, StopReason
+from traceward.rewards.heads import PolicyLogprobs
 from traceward.rewards.model import STEPS, RewardModel
+from traceward.training.discriminator import Discriminator, taken, trace_logits
 from traceward.training.form import FormControl
 from traceward.training.learner import Learner, Tables
 from traceward.training.settings import CriticSettings
-
-COMPARING = frozenset({Objective.PAIRWISE})
-"""Objectives that a number added to every logit leaves as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +33,24 @@ class Example:
 
 
 class Critic:
-    """Trains a RewardModel in place. All randomness comes from `seed`."""
+    """Trains a RewardModel in place. All randomness comes from `seed`.
+
+    policy_logprobs: log pi of the policy whose traces are the negatives. Objective airl needs it; an
+    AdversarialTrainer sets that of the policy it trains.
+    """
 
     def __init__(
-        self, reward: RewardModel, demonstrations: Sequence[Demonstration], settings: CriticSettings, *, seed: int
+        self,
+        reward: RewardModel,
+        demonstrations: Sequence[Demonstration],
+        settings: CriticSettings,
+        *,
+        seed: int,
+        policy_logprobs: PolicyLogprobs | None = None,
     ) -> None:
         self.reward = reward
         self.settings = settings
+        self.discriminator = Discriminator(reward, settings, policy_logprobs)
         self.rng = random.Random(f"critic-{seed}")
         self._dropout = random.Random(f"dropout-{seed}")  # of its own, so that batches are the same with and without
         shuffled = sorted(demonstrations, key=lambda d: d.problem.id)
@@ -53,7 +62,7 @@ class Critic:
         self.form = FormControl()
         self.updates = 0
         self.learner = Learner(
-            reward.backbone,
+            reward.backbone if reward.potential is None else reward.learned,
             torch.optim.AdamW(self._groups(), weight_decay=settings.weight_decay),
             grad_norm=settings.grad_norm,
             rows_per_pass=settings.traces_per_pass,
@@ -65,13 +74,14 @@ class Critic:
         return self.learner.optimiser
 
     def _groups(self) -> list[dict[str, object]]:
-        head = {n: p for n, p in self.reward.backbone.named_parameters() if n.startswith(("score.", "classifier."))}
+        new = ("backbone.score.", "backbone.classifier.", "potential.")
+        head = {n: p for n, p in self.reward.learned.named_parameters() if n.startswith(new)}
         for name, parameter in head.items():
             if name.endswith(".bias"):
                 # Where only differences count, its gradient is rounding noise, which Adam would scale to full steps.
-                parameter.requires_grad_(self.settings.objective not in COMPARING)
+                parameter.requires_grad_(not self.settings.objective.within_questions)
         new_layer = {id(p) for p in head.values()}
-        trained = [p for p in self.reward.backbone.parameters() if p.requires_grad]
+        trained = [p for p in self.reward.learned.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if id(p) not in new_layer], "lr": self.settings.learning_rate},
             {"params": [p for p in trained if id(p) in new_layer], "lr": self.settings.head_learning_rate},
@@ -142,7 +152,7 @@ class Critic:
 
     def _draw(self, fresh: Sequence[Rollout], experts: Sequence[Demonstration]) -> list[Rollout]:
         count, replay = self.settings.rollouts, self.replay
-        if self.settings.objective is Objective.PAIRWISE:  # a rollout of another question is in no pair
+        if self.settings.objective.within_questions:  # a rollout of another question is in no pair
             asked = {d.problem.id for d in experts}
             fresh = [r for r in fresh if r.problem_id in asked]
             replay = [r for r in replay if r.problem_id in asked]
@@ -171,15 +181,12 @@ class Critic:
         known = there
         if any(e.wrong_step is not None for e in examples):
             known = there * self._wrong_units(examples, batch.unit)
-        return self.reward.unit_logits(batch), known, there
+        return self.discriminator.logits(batch), known, there
 
     def _loss(self, examples: Sequence[Example], tables: Tables, smoothing: float) -> Tensor:
-        logits, known, _ = tables
-        labels = _labels(examples).to(logits.device)
-        if self.settings.objective is Objective.PAIRWISE:
-            questions = _questions(examples).to(logits.device)
-            return pairwise_loss(logits, labels, known, questions, smoothing=smoothing)
-        return gail_loss(logits, labels, known, smoothing=smoothing)
+        device = tables[0].device
+        labels, questions = _labels(examples).to(device), _questions(examples).to(device)
+        return self.discriminator.loss(tables, labels, questions, smoothing=smoothing)
 
     def _wrong_units(self, examples: Sequence[Example], unit_BT: Tensor) -> Tensor:  # noqa: N803
         """(B, U) 1 where a unit's label is known: for a corruption, the units that hold the end of its wrong step."""
@@ -218,64 +225,57 @@ class Critic:
     def update(self, fresh: Sequence[Rollout]) -> dict[str, float]:
         """One optimiser step on a new batch; its figures are those before the step."""
         examples = self.batch(fresh)
+        lines = self.discriminator.lines([e.trace for e in examples], [e.label for e in examples], self.rng)
         self.reward.train()
         seed, device = self._dropout.getrandbits(32), self.reward.device
 
         def forward(rows: list[int]) -> Tables:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(seed + rows[0])  # a part that goes forward twice drops the same units twice
-                return self._tables([examples[row] for row in rows])
+                logits, *known = self._tables([examples[row] for row in rows])
+                slopes = [self.discriminator.slopes([lines.get(row) for row in rows])] if lines else []
+                return logits, *slopes, *known
 
         smoothing = self.settings.smoothing
-        done = self.learner.step(len(examples), forward, lambda tables: self._loss(examples, tables, smoothing))
+        done = self.learner.step(
+            len(examples), forward, lambda tables: self._loss(examples, tables, smoothing), learned=1 + bool(lines)
+        )
         self.reward.eval()
         self.updates += 1
-        return self._figures(examples, done.tables, done.loss) | {"grad_norm": done.grad_norm}
+        slope = {"slope": taken(done.tables[1]).mean().item()} if lines else {}
+        return self._figures(examples, done.tables, done.loss) | {"grad_norm": done.grad_norm, **slope}
 
     def _look(self, examples: Sequence[Example]) -> Tables:
         return self.learner.look(len(examples), lambda rows: self._tables([examples[row] for row in rows]))
 
     def _figures(self, examples: Sequence[Example], tables: Tables, loss: float) -> dict[str, float]:
-        logits, labels = _trace_logits(tables), _labels(examples).to(tables[0].device)
+        device = tables[0].device
+        logits, labels, questions = trace_logits(tables), _labels(examples).to(device), _questions(examples).to(device)
         form = self.form.auroc()
         return {
             "loss": loss,
-            "accuracy": self._accuracy(examples, logits, labels),
+            "accuracy": self.discriminator.accuracy(tables, labels, questions),
             "logit_expert": logits[labels == 1].mean().item(),
             "logit_rollout": logits[labels == 0].mean().item(),
             **({} if form is None else {"form_auroc": form}),
         }
 
-    def _accuracy(self, examples: Sequence[Example], logits: Tensor, labels: Tensor) -> float:
-        """Share told apart: of traces by the sign of their logit, mean over classes; of pairs by their order."""
-        if self.settings.objective is Objective.PAIRWISE:
-            margins, _ = pair_margins(logits, labels, _questions(examples).to(labels.device))
-            return float((margins > 0).float().mean())
-        right = (logits > 0) == (labels == 1)
-        return (right[labels == 1].float().mean() + right[labels == 0].float().mean()).item() / 2
-
     @torch.no_grad()
     def discrimination(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Loss (no smoothing) and AUROC of trace logits on `examples`, in evaluation mode; pairwise, whose logits say
-        nothing across questions, AUROC within questions: the share of pairs in order."""
+        """Loss (no smoothing, no penalty) and AUROC of trace logits on `examples`, in evaluation mode; where a logit
+        only compares traces of one question, AUROC within questions: the share of pairs in order."""
         self.reward.eval()
         tables = self._look(examples)
         loss = self._loss(examples, tables, 0.0)
-        logits, labels = _trace_logits(tables), _labels(examples).to(tables[0].device)
-        if self.settings.objective is Objective.PAIRWISE:
-            return loss.item(), self._accuracy(examples, logits, labels)
-        return loss.item(), float(roc_auc_score(labels.cpu(), logits.cpu()))
+        labels, questions = _labels(examples).to(tables[0].device), _questions(examples).to(tables[0].device)
+        if self.settings.objective.within_questions:
+            return loss.item(), self.discriminator.accuracy(tables, labels, questions)
+        return loss.item(), float(roc_auc_score(labels.cpu(), trace_logits(tables).cpu()))
 
 
 def _labels(examples: Sequence[Example]) -> Tensor:
     """(B,) 1 for experts."""
     return torch.tensor([e.label for e in examples])
-
-
-def _trace_logits(tables: Tables) -> Tensor:
-    """(B,) the mean logit over all units of each trace."""
-    logits, _, there = tables
-    return trace_means(logits, there)[0]
 
 
 def _pick(rng: random.Random, rollouts: Sequence[Rollout], count: int) -> list[Rollout]:

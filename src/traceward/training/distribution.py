@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from traceward.data.formats import EncodedTrace
     from traceward.records import Rollout, ScoredTrace, UnitSpec
+    from traceward.rewards.heads import PolicyLogprobs
     from traceward.rewards.model import TraceScorer
 
 P = ParamSpec("P")
@@ -115,14 +116,23 @@ def shared(work: Sequence[Item], run: Callable[[Item], Found]) -> list[Found]:
     return [result for _, result in sorted(everyone(numbered), key=lambda pair: pair[0])]
 
 
-def shared_scores(scorer: TraceScorer, traces: Sequence[EncodedTrace], *, spec: UnitSpec | None) -> list[ScoredTrace]:
+def shared_scores(
+    scorer: TraceScorer,
+    traces: Sequence[EncodedTrace],
+    *,
+    spec: UnitSpec | None,
+    policy_logprobs: PolicyLogprobs | None = None,
+) -> list[ScoredTrace]:
     """`scorer.score_encoded` with its batches divided; they are those of one process, so the scores are its bits."""
     from traceward.rewards.batches import by_length
 
     if place()[1] == 1:
-        return scorer.score_encoded(traces, spec=spec)
+        return scorer.score_encoded(traces, spec=spec, policy_logprobs=policy_logprobs)
     batches = list(by_length(traces))
-    found = shared(batches, lambda rows: scorer.score_encoded([traces[row] for row in rows], spec=spec))
+    found = shared(
+        batches,
+        lambda rows: scorer.score_encoded([traces[row] for row in rows], spec=spec, policy_logprobs=policy_logprobs),
+    )
     by_row = {
         row: score for rows, scores in zip(batches, found, strict=True) for row, score in zip(rows, scores, strict=True)
     }

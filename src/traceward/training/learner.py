@@ -142,28 +142,33 @@ class Learner:
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
-    def step(self, count: int, forward: Forward, loss: Loss) -> Step:
-        """One optimiser step on `loss` over rows 0 .. count - 1; every process ends with the same weights."""
+    def step(self, count: int, forward: Forward, loss: Loss, *, learned: int = 1) -> Step:
+        """One optimiser step on `loss` over rows 0 .. count - 1; every process ends with the same weights.
+
+        The first `learned` tables carry gradients: the logits, and what else the loss wants to move.
+        """
         mine = share(self._parts(count))
         once = len(mine) == 1
         with torch.set_grad_enabled(once):
             run = self._run if once else Through(self.backbone)
             found = [run(partial(forward, rows)) for rows, _ in mine]
         parts = [(rows, _on_cpu(tables)) for (rows, own), tables in zip(mine, found, strict=True) if own]
-        logits, *others = self._whole(count, everyone(parts))
-        value = loss((logits.requires_grad_(), *others))
-        (gradient,) = torch.autograd.grad(value, logits)
+        tables = self._whole(count, everyone(parts))
+        moved = [table.requires_grad_() for table in tables[:learned]]
+        value = loss(tables)
+        gradients = torch.autograd.grad(value, moved)
         with self._steps_now():
             self.optimiser.zero_grad()
             for at, (rows, own) in enumerate(mine):
                 with self._reducing(at == len(mine) - 1):
-                    own_logits = (found[at] if once else self._run(partial(forward, rows)))[0]
+                    mine_again = (found[at] if once else self._run(partial(forward, rows)))[:learned]
                     # Processes average their gradients; the whole batch wants the sum.
-                    wanted = gradient[rows, : own_logits.shape[1]] * (place()[1] if own else 0)
-                    (own_logits * wanted).sum().backward()
+                    scale = place()[1] if own else 0
+                    pulls = zip(mine_again, gradients, strict=True)
+                    sum((table * pull[rows, : table.shape[1]] * scale).sum() for table, pull in pulls).backward()
             norm = self._clip()
             self.optimiser.step()
-        return Step(value.item(), (logits.detach(), *others), norm)
+        return Step(value.item(), tuple(table.detach() for table in tables), norm)
 
     @contextmanager
     def _steps_now(self) -> Iterator[None]:

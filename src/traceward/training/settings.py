@@ -76,10 +76,15 @@ class CriticSettings(Section):
     """Samples of the start policy on each demonstration's question, for warm-up."""
     learning_rate: float = Field(default=3e-4, gt=0)
     head_learning_rate: float = Field(default=5e-3, gt=0)
-    """For the new last layer of a scalar head, which starts from nothing."""
+    """For the new last layer of a scalar head (with airl two), which starts from nothing."""
     weight_decay: float = Field(default=0.01, ge=0)
     grad_norm: float = Field(default=1.0, gt=0)
     smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Of labels; every objective but wgan-gp, which has no targets."""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """airl with a scalar head only: discount per unit in the shaping term."""
+    gradient_penalty: float = Field(default=10.0, ge=0)
+    """wgan-gp only: weight of the penalty on gradients whose length is not 1."""
     replay: int = Field(default=6400, ge=0)
     """Rollouts remembered."""
     replay_share: float = Field(default=0.5, ge=0, le=1)
@@ -107,6 +112,22 @@ def per_process(total: int, processes: int, *, key: str) -> int:
     if left or not share:
         raise ConfigError(f"{key} must be a multiple of the processes: got {total} for {processes}; change one of them")
     return share
+
+
+def check_objective(objective: Objective, head: Head, beta: float) -> None:
+    """Raises ConfigError for an objective that the head cannot learn by. Granularities go with every objective."""
+    if head is Head.SCALAR:
+        return
+    if objective is Objective.WGAN_GP:
+        raise ConfigError(
+            "reward.head must be 'scalar' with critic.objective 'wgan-gp', whose penalty lies between two traces, "
+            "where a log-ratio has no tokens to score: got 'log-ratio'; change one of them"
+        )
+    if objective is Objective.AIRL and beta != 1:
+        raise ConfigError(
+            "reward.beta must be 1 with critic.objective 'airl' and head 'log-ratio', whose f is log p_phi: got "
+            f"{beta}; remove it"
+        )
 
 
 class SFTSettings(Section):

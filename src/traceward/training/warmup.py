@@ -39,7 +39,7 @@ class _Course:
         self.waited += 1
         if auroc > self.best:
             self.best, self.best_update, self.waited = auroc, update, 0
-            weights = self.critic.reward.backbone.state_dict()
+            weights = self.critic.reward.learned.state_dict()
             self.best_weights = {name: value.detach().clone() for name, value in weights.items()}
 
     def finish(self) -> int:
@@ -47,7 +47,7 @@ class _Course:
         if self.best_weights is None:
             return len(self.rows) - 1
         with torch.no_grad():
-            self.critic.reward.backbone.load_state_dict(self.best_weights)
+            self.critic.reward.learned.load_state_dict(self.best_weights)
         return self.best_update
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from traceward.data.traces import read_traces
 from traceward.errors import ConfigError, DataError, RunError
 from traceward.records import Rollout, StopReason
 from traceward.rewards.files import CARD
+from traceward.rewards.heads import logprobs_under
 from traceward.rewards.model import new_reward
 from traceward.training.critic import Critic
-from traceward.training.settings import CriticSettings, RewardSettings, Section
+from traceward.training.settings import CriticSettings, RewardSettings, Section, check_objective
 from traceward.training.warmup import WarmUp, warm_up
 from traceward.workflows.evaluate import refuse_long_prompt, sample_all
 from traceward.workflows.score import Progress, context_of, encode_record, open_policy, silent
@@ -69,6 +70,7 @@ def fit_reward(
     """
     import torch
 
+    check_objective(critic.objective, reward.head, reward.beta)
     _refuse_other_directory(out)
     found = read_demonstrations(demonstrations)
     made_elsewhere = rollouts is not None
@@ -94,7 +96,8 @@ def fit_reward(
         reference_share=reward.reference_share,
         seed=seed,
     )
-    teacher = Critic(learned, found.demonstrations, critic, seed=seed)
+    against = logprobs_under(model, temperature=1.0)
+    teacher = Critic(learned, found.demonstrations, critic, seed=seed, policy_logprobs=against)
     total = critic.warmup_updates
     done = warm_up(teacher, negatives, log=lambda row: progress("learning the reward", int(row["step"]), total))
     learned.card = _card(found, negatives, done, critic, policy=policy, rollouts=rollouts, seed=seed)

@@ -105,6 +105,7 @@ def learn_reward(
     run: RunDirectory, recipe: Recipe, *, part: str, head: Head, spec: UnitSpec
 ) -> tuple[RewardModel, Critic, dict[str, Any]]:
     """Warm-up of a new reward on the rollouts of the start policy; its metrics are the part's own."""
+    from traceward.rewards.heads import logprobs_under
     from traceward.rewards.model import new_reward
     from traceward.training.critic import Critic
     from traceward.training.warmup import warm_up
@@ -125,7 +126,13 @@ def learn_reward(
     )
     if recipe.reward.start is Start.SFT:
         reward.start_from(sft_policy(run)[0])
-    critic = Critic(reward, judged_demonstrations(task, recipe), recipe.critic, seed=recipe.run.seed)
+    critic = Critic(
+        reward,
+        judged_demonstrations(task, recipe),
+        recipe.critic,
+        seed=recipe.run.seed,
+        policy_logprobs=logprobs_under(model, temperature=recipe.adversarial.temperature),
+    )
     critic.learner.prepare()
     with run.metrics(stage) as metrics:
         done = warm_up(
