@@ -174,6 +174,11 @@ def test_every_shipped_grid_loads(path: Path) -> None:
     assert found.name == path.stem
 
 
+@pytest.mark.parametrize("name", ["search", "screening", "regimes", "stability"])
+def test_every_grid_of_a_benchmark_loads(name: str) -> None:
+    assert len(load_grid(ROOT / "benchmarks" / "objectives" / f"{name}.toml", check=accept).cells) >= 10
+
+
 def test_shipped_grids_are_found() -> None:
     assert "ablation.toml" in {path.name for path in GRIDS}
 
