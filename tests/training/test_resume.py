@@ -13,7 +13,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from traceward.data.formats import Format, encode
-from traceward.records import Credit, Demonstration, Rollout
+from traceward.records import Credit, Demonstration, Head, Rollout
+from traceward.rewards.model import RewardModel
 from traceward.training.adversarial import AdversarialTrainer
 from traceward.training.baselines import outcome_rl, supervised_fine_tune
 from traceward.training.checkpoints import Checkpoints
@@ -25,6 +26,7 @@ from traceward.training.warmup import warm_up
 # TRL still says it in the words that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing. is deprecated:FutureWarning")
 MakePolicy = Callable[..., PreTrainedModel]
+MakeReward = Callable[..., RewardModel]
 MakeCritic = Callable[..., Critic]
 Weights = dict[str, torch.Tensor]
 Start = Callable[[Checkpoints], Weights]
@@ -52,14 +54,18 @@ LEFT_OUT = ("step_time", "seconds/", "num_tokens")
 def adversarial(
     tmp_path: Path,
     make_policy: MakePolicy,
+    make_reward: MakeReward,
     make_critic: MakeCritic,
-    tokenizer: PreTrainedTokenizerBase,
-    demonstrations: list[Demonstration],
+    request: pytest.FixtureRequest,
 ) -> Start:
-    """Policy and critic with dropout, so that training itself draws random numbers; a memory that overflows."""
+    """Policy and critic with dropout, so that training itself draws random numbers; a memory that overflows; the
+    objective with most to learn: a head, and a potential beside it."""
+    tokenizer, demonstrations = request.getfixturevalue("tokenizer"), request.getfixturevalue("demonstrations")
 
     def start(checkpoints: Checkpoints) -> Weights:
-        policy, critic = make_policy(), make_critic(held_out=0.0, replay=10)
+        policy = make_policy()
+        critic = make_critic(make_reward(Head.SCALAR), held_out=0.0, replay=10, objective="airl")
+        assert critic.reward.potential is not None
         for model in (policy, critic.reward.backbone):
             for layer in model.model.layers:
                 layer.self_attn.attention_dropout = 0.2
