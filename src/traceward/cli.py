@@ -17,7 +17,7 @@ import typer
 from traceward import __version__
 from traceward.data.formats import Format
 from traceward.environment import pin_threads, quieten, threads
-from traceward.errors import ConfigError, RunError, TracewardError
+from traceward.errors import ConfigError, PausedError, RunError, TracewardError
 from traceward.records import Granularity, Head, LabelSource
 from traceward.training.distribution import is_main, launched
 from traceward.workflows import TooLong
@@ -25,7 +25,7 @@ from traceward.workflows import TooLong
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-INTERRUPTED, MISUSED = 130, 2
+INTERRUPTED, MISUSED, PAUSED = 130, 2, 3
 SHARED = ("train", "demo")  # the verbs whose work several launched processes divide
 # Typer brings its own click or an installed one: this is the UsageError of either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -313,6 +313,12 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
     try:
         code = app(list(arguments) or ["--help"], prog_name="traceward", standalone_mode=False)
+    except PausedError as error:
+        if is_main():
+            if error.run is not None:
+                _say(run=error.run, report=_report([error.run]), results=error.run / "results.json")
+            typer.echo(f"traceward: paused: {error}", err=True)
+        return PAUSED
     except TracewardError as error:
         from traceward.tables import error_text
 

@@ -3,7 +3,7 @@
     run      what is made, from which seed
     data     the task, its demonstrations and questions
     policy   the model that starts
-    sft, reward, critic, adversarial     training, see traceward.training.settings
+    sft, reward, critic, adversarial, guards     training, see traceward.training.settings
     evaluation     how much is sampled to measure it
 
 Unknown keys are refused with their place, so a misspelt key never runs as a default.
@@ -25,6 +25,7 @@ from traceward.records import Granularity, Head, Start
 from traceward.training.settings import (
     AdversarialConfig,
     CriticSettings,
+    GuardSettings,
     RewardSettings,
     Section,
     SFTSettings,
@@ -151,6 +152,7 @@ class Recipe(Section):
     reward: RewardSettings = RewardSettings()
     critic: CriticSettings = CriticSettings()
     adversarial: AdversarialConfig = AdversarialConfig()
+    guards: GuardSettings = GuardSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="after")

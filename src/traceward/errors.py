@@ -5,9 +5,10 @@
     ├── ConfigError      a recipe or an option breaks a rule; names the key
     ├── RewardFileError  a saved reward is missing, torn or of another version
     └── RunError         a run directory cannot be used or continued
+        └── PausedError  a guard paused the run; its state is saved
 
-The command line prints `str(error)` on one line and exits with code 2; nothing else is caught there, so a
-traceback always means a bug of ours. Messages read `<what> must <rule>: got <value>; <what to do>`.
+The command line prints `str(error)` on one line and exits with code 2 (3 for a paused run); nothing else is caught
+there, so a traceback always means a bug of ours. Messages read `<what> must <rule>: got <value>; <what to do>`.
 """
 
 from __future__ import annotations
@@ -42,3 +43,11 @@ class RewardFileError(TracewardError):
 
 class RunError(TracewardError):
     """A run directory cannot be used or continued."""
+
+
+class PausedError(RunError):
+    """A guard paused the run; the same command goes on. `run` is its directory, once a whole run knows of it."""
+
+    def __init__(self, message: str, *, run: Path | None = None) -> None:
+        super().__init__(message)
+        self.run = run

@@ -153,6 +153,7 @@ def fit_table(result: FitResult) -> Table:
             "uses final answers": "yes" if card["uses_final_answers"] else "no",
             "updates kept": f"{result.done.kept} ({result.done.stopped})",
             "held-out AUROC": None if auroc is None else f"{auroc:.3f}",
+            "alarms": "; ".join(f"{alarm.kind}: {alarm.message}" for alarm in result.alarms) or "none",
         },
     )
 

@@ -18,7 +18,7 @@ from traceward.records import Demonstration, Granularity, Head, Problem, Rollout
 from traceward.rewards.heads import PolicyLogprobs
 from traceward.rewards.model import RewardModel, new_reward
 from traceward.training.critic import Critic
-from traceward.training.settings import AdversarialConfig, CriticSettings
+from traceward.training.settings import AdversarialConfig, CriticSettings, GuardSettings
 
 MakePolicy = Callable[..., PreTrainedModel]
 MakeReward = Callable[..., RewardModel]
@@ -121,9 +121,10 @@ def alternate(
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: list[Demonstration],
 ) -> Alternate:
-    """Runs the alternation, two questions of four rollouts a step, and returns the trainer and its metric rows."""
+    """Runs the alternation, two questions of four rollouts a step. Returns the trainer and its metric rows; what the
+    guards said is in `trainer.watched`."""
     from traceward.training.adversarial import AdversarialTrainer
-    from traceward.training.callbacks import MetricsCallback
+    from traceward.training.callbacks import MetricsCallback, PauseCallback, Watched
     from traceward.training.run_directory import Metrics
 
     made = iter(range(100))
@@ -134,7 +135,7 @@ def alternate(
         reward: Any = None,
         critic: Critic | None = None,
         questions: Sequence[Problem] = (),
-        callbacks: Sequence[Any] = (),
+        guards: GuardSettings = GuardSettings(),  # noqa: B008
         **config: Any,
     ) -> tuple[Any, list[dict[str, Any]]]:
         few = {"steps": 3, "questions_per_step": 2, "group": 4, "max_new_tokens": 10, "learning_rate": 1e-3}
@@ -143,6 +144,8 @@ def alternate(
         if critic is None and settings.critic_updates:
             critic = make_critic(reward)
         with Metrics(tmp_path / f"{place.name}.jsonl", "adversarial") as metrics:
+            watched = Watched(metrics, guards)
+            pause = PauseCallback(watched)
             trainer = AdversarialTrainer(
                 policy=policy or make_policy(),
                 tokenizer=tokenizer,
@@ -152,11 +155,12 @@ def alternate(
                 questions=questions,
                 config=settings,
                 directory=place,
-                callbacks=[MetricsCallback(metrics), *callbacks],
+                callbacks=[MetricsCallback(watched), pause],
             )
+            trainer.watched, trainer.pause = watched, pause
             trainer.train()
         text = (tmp_path / f"{place.name}.jsonl").read_text(encoding="utf-8")
-        return trainer, [json.loads(line) for line in text.splitlines()]
+        return trainer, [row for row in map(json.loads, text.splitlines()) if "alarm" not in row]
 
     return run
 

@@ -37,14 +37,14 @@ READS: Mapping[str, tuple[str, ...]] = {
         "adversarial.temperature",
     ),
     "sft": ("sft",),
-    "reward": ("reward", "critic"),
+    "reward": ("reward", "critic", "guards"),
     "samples": ("evaluation.samples", "adversarial.max_new_tokens"),
     "measure:base": ("evaluation.policy_samples", "adversarial.max_new_tokens"),
     "measure:sft": ("evaluation.policy_samples", "adversarial.max_new_tokens"),
     "judge": ("evaluation.samples", "evaluation.examples"),
-    "outcome": ("run.start", "adversarial", "evaluation"),
-    "majority_consensus": ("run.start", "adversarial", "evaluation", "critic.demonstrations"),
-    "sft_logprob_consensus": ("run.start", "adversarial", "evaluation", "critic.demonstrations"),
+    "outcome": ("run.start", "adversarial", "evaluation", "guards"),
+    "majority_consensus": ("run.start", "adversarial", "evaluation", "critic.demonstrations", "guards"),
+    "sft_logprob_consensus": ("run.start", "adversarial", "evaluation", "critic.demonstrations", "guards"),
 }
 # A reward and the SFT policy come as files, under their own keys.
 UNREAD = ("run.name", "run.arms", "run.variants", "sft", "reward", *(f"run.{name}" for name in FREE))

@@ -117,7 +117,7 @@ class RunDirectory:
 
     def metrics(self, stage: str) -> Metrics:
         """The metrics file of a stage that starts or goes on."""
-        return Metrics(self.path / "metrics" / f"{stage}.jsonl", stage) if is_main() else Unwritten()
+        return Metrics(self.path / "metrics" / f"{stage}.jsonl", stage) if is_main() else Unwritten(stage)
 
     def write_manifest(self, *, command: str, data: dict[str, Any], seed: int) -> None:
         """With what the run was made: versions, commit, platform, seed, data hashes.
@@ -167,8 +167,8 @@ class RunDirectory:
 
 
 def _binding(recipe: Recipe) -> dict[str, Any]:
-    """The settings that decide what a run makes."""
-    return recipe.model_dump(mode="json", exclude={"run": FREE})
+    """The settings that decide what a run makes; guards only watch it."""
+    return recipe.model_dump(mode="json", exclude={"run": FREE, "guards": True})
 
 
 class Metrics:
@@ -226,8 +226,9 @@ class Metrics:
 class Unwritten(Metrics):
     """The metrics of a process beside the main one, which logs the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: str) -> None:
         """Opens nothing."""
+        self.stage = stage
 
     def log(self, row: dict[str, Any]) -> None:
         """Leave it to the main process."""

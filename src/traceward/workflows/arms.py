@@ -31,7 +31,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
     """Train one policy on the questions, from the start policy, and measure it."""
     from traceward.training.adversarial import AdversarialTrainer
     from traceward.training.baselines import outcome_rl
-    from traceward.training.callbacks import MetricsCallback
+    from traceward.training.callbacks import MetricsCallback, PauseCallback, Watched
     from traceward.training.resume import train
     from traceward.workflows.measure import CurveCallback, measure_policy
 
@@ -44,7 +44,10 @@ def arm(run: RunDirectory, name: Arm) -> None:
     questions = (*task.questions, *(d.problem for d in task.demonstrations))
     with run.metrics(stage) as metrics:
         curve = CurveCallback(model, tokenizer, task, recipe)
-        callbacks = [MetricsCallback(metrics), curve]
+        watched = Watched(metrics, recipe.guards)
+        pause = PauseCallback(watched)
+        callbacks = [MetricsCallback(watched), pause, curve]
+        critic = None
         if name is Arm.OUTCOME:
             outcome_rl(
                 model,
@@ -72,8 +75,9 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 callbacks=callbacks,
             )
             train(trainer, run.checkpoints(stage), trainer.parts)
-            if critic is not None:
-                save_whole(critic.reward.backbone, partial(critic.reward.save, run.path / "reward-after"))
+        pause.raise_if_paused()
+        if critic is not None:
+            save_whole(critic.reward.backbone, partial(critic.reward.save, run.path / "reward-after"))
     save_policy(run, stage, model, tokenizer)
     run.finish(stage, {**measure_policy(model, tokenizer, task, recipe), "curve": curve.rows})
 

@@ -22,7 +22,8 @@ from traceward.rewards.files import CARD
 from traceward.rewards.heads import logprobs_under
 from traceward.rewards.model import new_reward
 from traceward.training.critic import Critic
-from traceward.training.settings import CriticSettings, RewardSettings, Section, check_objective
+from traceward.training.guards import Alarm, Guards
+from traceward.training.settings import CriticSettings, GuardSettings, RewardSettings, Section, check_objective
 from traceward.training.warmup import WarmUp, warm_up
 from traceward.workflows.evaluate import refuse_long_prompt, sample_all
 from traceward.workflows.score import Progress, context_of, encode_record, open_policy, silent
@@ -35,11 +36,12 @@ S = TypeVar("S", bound=Section)
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """Where the reward lies, its card, and what warm-up did."""
+    """Where the reward lies, its card, what warm-up did, and what its guards said."""
 
     out: Path
     card: dict[str, Any]
     done: WarmUp
+    alarms: tuple[Alarm, ...]
 
 
 def settings(section: type[S], **values: Any) -> S:
@@ -98,11 +100,16 @@ def fit_reward(
     )
     against = logprobs_under(model, temperature=1.0)
     teacher = Critic(learned, found.demonstrations, critic, seed=seed, policy_logprobs=against)
-    total = critic.warmup_updates
-    done = warm_up(teacher, negatives, log=lambda row: progress("learning the reward", int(row["step"]), total))
+    guards, alarms = Guards(GuardSettings()), list[Alarm]()
+
+    def log(row: dict[str, float]) -> None:
+        progress("learning the reward", int(row["step"]), critic.warmup_updates)
+        alarms.extend(guards.watch(int(row["step"]), row))
+
+    done = warm_up(teacher, negatives, log=log)
     learned.card = _card(found, negatives, done, critic, policy=policy, rollouts=rollouts, seed=seed)
     learned.save(out)
-    return FitResult(out, learned.card, done)
+    return FitResult(out, learned.card, done, tuple(alarms))
 
 
 def _refuse_other_directory(out: Path) -> None:

@@ -109,14 +109,25 @@ def work(
             raise
 
 
-def work_together(jobs: Mapping[str, Job], progress: Progress) -> None:
+def work_together(
+    jobs: Mapping[str, Job], progress: Progress, *, failed: Callable[[str, Exception], None] | None = None
+) -> None:
     """Run every job that is not done, one after another, in this process and those launched beside it: each job is the
-    work of all. None may wait for a later one."""
+    work of all. None may wait for a later one. `failed` as for `work`; it must do the same in every process."""
+    done = {name for name, job in jobs.items() if job.done}
     for name, job in jobs.items():
-        if not job.done:
-            progress.start(name, job)
+        if name in done or not done.issuperset(job.waits):
+            continue
+        progress.start(name, job)
+        try:
             do_stage(RunDirectory(job.directory), job.stage)
-            progress.finish(name)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(name, error)
+        else:
+            done.add(name)
+        progress.finish(name)
 
 
 def _settle(future: Future[None], name: str, done: set[str], failed: Callable[[str, Exception], None] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from types import TracebackType
@@ -74,6 +75,7 @@ class StageProgress:
         self.total, self.done = total, done
         self.all = self.bars.add_task("all", total=total, completed=done, note="", visible=total is not None)
         self.running: dict[str, tuple[Job, TaskID, int | None, float]] = {}
+        self.told: dict[Job, int] = {}  # alarms of each job that were shown
 
     def __enter__(self) -> StageProgress:
         self.bars.start()
@@ -89,23 +91,33 @@ class StageProgress:
         self.running[name] = (job, bar, total, time.monotonic())
 
     def update(self) -> None:
-        """Move each bar to the last row of its stage's metrics file."""
-        if not self.live:
-            return
+        """Move each bar to the last row of its stage's metrics file, and tell the alarms in it."""
         for job, bar, total, _ in self.running.values():
-            path = job.directory / "metrics" / f"{FILES.get(job.stage, job.stage)}.jsonl"
-            if total and path.exists():
-                rows = min(path.read_text(encoding="utf-8").count("\n"), total)
+            path = job.directory / "metrics" / f"{FILES.get(job.stage, job.stage.replace(':', '-'))}.jsonl"
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+            alarms = [line for line in lines if '"alarm"' in line]
+            self._tell(job, alarms)
+            if total and lines:
+                rows = min(len(lines) - len(alarms), total)
                 self.bars.update(bar, completed=rows, note=f"{rows}/{total}")
+
+    def _tell(self, job: Job, alarms: list[str]) -> None:
+        for line in alarms[self.told.get(job, 0) :]:
+            alarm = json.loads(line)
+            self._print(f"  {_line(job)}: {alarm['alarm']} at step {alarm['step']}: {alarm['message']}")
+        self.told[job] = len(alarms)
 
     def finish(self, name: str) -> None:
         """A job is done: its bar becomes a line with its seconds."""
+        self.update()
         job, bar, _, started = self.running.pop(name)
         self.bars.remove_task(bar)
         self.done += 1
         self.bars.update(self.all, completed=self.done, note=f"{self.done}/{self.total}")
         count = "" if self.total is None else f"  {self.done}/{self.total}"
-        line = f"  {_line(job):<36} {time.monotonic() - started:6.0f} s{count}"
+        self._print(f"  {_line(job):<36} {time.monotonic() - started:6.0f} s{count}")
+
+    def _print(self, line: str) -> None:
         if self.live:
             self.bars.console.print(line)
         elif is_main():

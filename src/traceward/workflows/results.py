@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from traceward.config import Arm, Recipe
@@ -61,9 +62,10 @@ def write_results(run: RunDirectory, task: Task, *, seconds: float | None) -> No
         "sft": run.part("sft"),
         "discriminator": run.part("pairs"),
         "variants": [run.part("variant-" + v.replace(":", "-")) for v in recipe.run.variants],
+        "alarms": _alarms(run),
         "seconds": _seconds(run, seconds),
     }
-    _gather_metrics(run)
+    write_jsonl(run.path / "metrics.jsonl", _metric_rows(run))
     write_json(run.path / "results.json", found)
 
 
@@ -99,6 +101,12 @@ def _policies(run: RunDirectory) -> dict[str, Any]:
     return found
 
 
+def _alarms(run: RunDirectory) -> list[dict[str, Any]]:
+    """What the guards of every stage said."""
+    keys = ("stage", "step", "alarm", "message")
+    return [{key: row[key] for key in keys} for row in _metric_rows(run) if "alarm" in row]
+
+
 def _seconds(run: RunDirectory, total: float | None) -> dict[str, float]:
     """Seconds of each stage's own training, from its metrics, and of the whole run."""
     found: dict[str, float] = {}
@@ -109,7 +117,8 @@ def _seconds(run: RunDirectory, total: float | None) -> dict[str, float]:
     return {**found, "total": round(sum(found.values()) if total is None else total, 1)}
 
 
-def _gather_metrics(run: RunDirectory) -> None:
-    paths = sorted((run.path / "metrics").glob("*.jsonl"))
-    rows = (row for path in paths if path.stat().st_size for _, row in read_jsonl(path))
-    write_jsonl(run.path / "metrics.jsonl", rows)
+def _metric_rows(run: RunDirectory) -> Iterator[dict[str, Any]]:
+    """The rows of every stage that has logged."""
+    for path in sorted((run.path / "metrics").glob("*.jsonl")):
+        if path.stat().st_size:
+            yield from (row for _, row in read_jsonl(path))

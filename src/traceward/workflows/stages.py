@@ -34,7 +34,7 @@ from traceward.workflows.inputs import (
 
 if TYPE_CHECKING:
     from traceward.rewards.model import RewardModel
-    from traceward.training.critic import Critic
+    from traceward.training.callbacks import Watched
 
 
 def pretrain(run: RunDirectory) -> None:
@@ -103,10 +103,11 @@ def rollouts(run: RunDirectory) -> None:
 
 def learn_reward(
     run: RunDirectory, recipe: Recipe, *, part: str, head: Head, spec: UnitSpec
-) -> tuple[RewardModel, Critic, dict[str, Any]]:
+) -> tuple[RewardModel, Watched, dict[str, Any]]:
     """Warm-up of a new reward on the rollouts of the start policy; its metrics are the part's own."""
     from traceward.rewards.heads import logprobs_under
     from traceward.rewards.model import new_reward
+    from traceward.training.callbacks import Watched
     from traceward.training.critic import Critic
     from traceward.training.warmup import warm_up
 
@@ -135,12 +136,13 @@ def learn_reward(
     )
     critic.learner.prepare()
     with run.metrics(stage) as metrics:
+        watched = Watched(metrics, recipe.guards)
         done = warm_up(
             critic,
             read_rollouts(run.path / "data" / "rollouts.jsonl"),
-            log=metrics.log,
+            log=watched.log,
             checkpoints=run.checkpoints(part),
-            parts={"metrics": metrics},
+            parts={"metrics": watched},
         )
     aurocs = [row["held_out_auroc"] for row in done.rows if row["step"] == done.kept and "held_out_auroc" in row]
     found = {
@@ -152,14 +154,14 @@ def learn_reward(
         "stopped": done.stopped,
         "held_out_auroc": aurocs[0] if aurocs else None,
     }
-    return reward, critic, found
+    return reward, watched, found
 
 
 def reward(run: RunDirectory) -> None:
     """The run's reward, saved with its card."""
     recipe = run.recipe()
     task = load_task(recipe)
-    learned, _, found = learn_reward(run, recipe, part="reward", head=recipe.reward.head, spec=recipe.reward.spec)
+    learned, watched, found = learn_reward(run, recipe, part="reward", head=recipe.reward.head, spec=recipe.reward.spec)
     learned.card = {
         "task": task.name,
         "label_source": str(recipe.critic.label_source),
@@ -170,6 +172,8 @@ def reward(run: RunDirectory) -> None:
     }
     save_whole(learned.backbone, partial(learned.save, run.path / "reward"))
     run.finish("reward", found)
+    if watched.pauses:  # the reward is whole; what would be trained with it waits
+        raise watched.paused()
 
 
 def variant(run: RunDirectory, text: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from traceward.config import Arm, Recipe, load_recipe
 from traceward.data.tasks.registry import Task
+from traceward.errors import PausedError
 from traceward.records import Start
 from traceward.training.distribution import join, launched, on_main, place
 from traceward.training.run_directory import RunDirectory, command_line
@@ -31,7 +32,8 @@ def run_recipe(
 ) -> Path:
     """Run a recipe to its end and return the run directory; results.json lies in it.
 
-    Raises ConfigError, DataError or RunError before anything is trained where the input breaks a rule.
+    Raises ConfigError, DataError or RunError before anything is trained where the input breaks a rule, and PausedError
+    when all is done that does not wait for a stage that its guards paused; results.json is written then too.
     """
     resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, changes(data, seed, overrides))
     task = load_task(resolved)
@@ -41,12 +43,26 @@ def run_recipe(
     started = time.monotonic()
     jobs = {stage: Job(path, stage, waits) for stage, waits in plan(resolved).items()}
     on_main(_begin)(path, resolved, task)
+    paused: list[str] = []
+
+    def hold(_stage: str, error: Exception) -> None:
+        if not isinstance(error, PausedError):
+            raise error
+        paused.append(str(error))
+
     with StageProgress() as progress:
         if launched():
-            work_together(jobs, progress)
+            work_together(jobs, progress, failed=hold)
         else:
-            work(jobs, progress, workers=resolved.run.workers)
+            work(jobs, progress, workers=resolved.run.workers, failed=hold)
     on_main(write_results)(RunDirectory(path), task, seconds=time.monotonic() - started)
+    if paused:
+        told = "; ".join(paused)
+        raise PausedError(
+            f"run must stay within its guards: got {told}; everything is saved: read the report, then the same command "
+            "goes on, with --set guards.on_alarm=warn without further pauses",
+            run=path,
+        )
     return path
 
 
