@@ -18,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from traceward.errors import RunError
-from traceward.report.build import build_report, stage_curves
+from traceward.report.build import build_report
+from traceward.report.curves import health_curves, stage_curves
 from traceward.report.figures import Bar, Kind, Series, bar_figure, line_figure, spread, thin
+from traceward.report.tables import Section
 
 RESULTS: dict[str, Any] = {
     "schema": 1,
@@ -28,7 +30,14 @@ RESULTS: dict[str, Any] = {
     "label_source": "demonstrations",
     "uses_final_answers": {"reward": "no", "consensus": "yes"},
     "data": {"task": "stories", "demonstrations": 100, "test_problems": 300},
-    "reward": {"head": "log-ratio", "granularity": "interval", "interval": "step", "objective": "gail", "updates": 40},
+    "reward": {
+        "head": "log-ratio",
+        "granularity": "interval",
+        "interval": "step",
+        "objective": "gail",
+        "updates": 40,
+        "form_auroc": 0.52,
+    },
     "rerank": {"n": 8, "expected_random": 0.271, "majority": 0.363, "reward": 0.613, "oracle": 0.847},
     "rerank_intervals": {"reward": [0.55, 0.67], "majority": [0.31, 0.42]},
     "rerank_curve": {"n": [1, 2, 4], "majority": [0.27, 0.27, 0.33], "reward": [0.27, None, 0.52]},
@@ -42,7 +51,6 @@ RESULTS: dict[str, Any] = {
     "policy_curves": {"adversarial": {"step": [0, 10], "pass_at_1": [0.41, 0.54], "greedy": None}},
     "variants": [{"name": "scalar · token", "head": "scalar", "granularity": "dense", "rerank": 0.47, "auroc": 0.77}],
     "calibration": {"auroc": 0.88, "auroc_low": 0.86, "auroc_high": 0.9, "length_correlation": -0.18},
-    "controls": {"length_eos_auroc": 0.52},
     "discriminator": {"auroc": 0.93, "length_eos_control": 0.71, "pairs": 256},
     "sft": {"loss_first": 1.2, "loss_last": 0.4},
     "seconds": {"sft": 31.2, "total": 711.5},
@@ -247,6 +255,7 @@ def test_several_runs_are_compared_then_told_one_by_one(tmp_path: Path) -> None:
         ("results.json", '{"rerank": {"reward": "0.6"}}', r"rerank: reward must be a number"),
         ("results.json", '{"rerank": [0.6]}', r"rerank must be an object"),
         ("results.json", '{"rerank": {"reward": 0.6}, "rerank_intervals": {"reward": [0.7, 0.5]}}', r"\[low, high\]"),
+        ("results.json", '{"alarms": ["odd"]}', r"alarms must hold stage, step, alarm and message: got 'odd'"),
         ("results.json", '{"rerank_curve": {"n": [1, 2], "reward": [0.5]}}', r"rerank_curve: reward must hold 2"),
         ("results.json", '{"variants": [3]}', r"variants: 1 must be an object"),
         ("metrics.jsonl", '{"step": 1}\n{"ste}\n', r"metrics\.jsonl:2 must hold whole JSON.*delete that line"),
@@ -356,9 +365,45 @@ def test_policy_stages_share_panels_and_others_stand_alone() -> None:
     curves = dict(stage_curves(rows))
     assert list(curves) == ["Fine-tuning on the demonstrations", "Training the policy"]
     panels = dict(curves["Training the policy"])
-    assert list(panels) == ["Logit of expert and rollout", "KL to the reference", "odd"]
-    assert "Adversarial" in panels["KL to the reference"]
-    assert "Majority consensus" in panels["KL to the reference"]
+    assert list(panels) == ["Logit of expert and rollout", "odd"]
+    ((title, svg),) = health_curves(rows, Section("", {}))
+    assert title == "KL to the start policy, nats per token"
+    assert "Adversarial" in svg
+    assert "Majority consensus" in svg
+
+
+HEALTH = [
+    {"stage": "adversarial", "step": step, "accuracy": 0.9, "updates": 1, "reward": 0.5, "kl": 0.01, "entropy": 0.2,
+     "completion_length": 30, "form_auroc": 0.5, "reward_length_correlation": 0.1}
+    for step in (1, 2)
+]  # fmt: skip
+
+
+def test_the_band_is_drawn_behind_the_accuracy_alone() -> None:
+    band = {"accuracy_low": 0.65, "accuracy_high": 0.85}
+    with_band, without, off = (
+        dict(health_curves(HEALTH, Section("", values)))
+        for values in (band, {}, {"accuracy_low": 0, "accuracy_high": 1})
+    )
+    assert list(with_band) == list(without)
+    assert len(with_band) == 8
+    assert [name for name in with_band if with_band[name] != without[name]] == ["Discriminator accuracy"]
+    assert "opacity: 0.12" in with_band["Discriminator accuracy"]
+    assert off == without
+
+
+@pytest.mark.parametrize("told", [None, [], [{"stage": "warm-up", "step": 9, "alarm": "odd-one", "message": "a < b"}]])
+def test_alarms_are_told_or_that_there_were_none(tmp_path: Path, told: list[dict[str, Any]] | None) -> None:
+    run = write_run(tmp_path / "run", changed(alarms=told))
+    text = words(page_of(run)).split("Health of the training")[1].split("Learning curves")[0].strip()
+    if told is None:
+        assert text == "not measured"
+    elif not told:
+        assert text == "Alarms: none ."
+    else:
+        assert "odd-one Warm-up of the reward 9 a &lt; b" in text
+        numbers = json.loads((run / "report.json").read_text(encoding="utf-8"))["runs"][0]
+        assert numbers["results"]["alarms"] == told
 
 
 def test_the_parts_of_a_step_stand_beside_each_other_and_are_no_curve(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 from markupsafe import Markup
 
 from traceward.errors import RunError
-from traceward.report.figures import PALETTE, Bar, Kind, Series, bar_figure, line_figure, plain_text, thin
+from traceward.report.alarms import Told, alarms_of
+from traceward.report.curves import Panels, health_curves, stage_curves
+from traceward.report.figures import PALETTE, Bar, Kind, Series, bar_figure, line_figure
 from traceward.report.grid import build_grid_report, is_grid_directory
 from traceward.report.page import place_of, template, write_page
 from traceward.report.tables import (
@@ -32,26 +34,11 @@ from traceward.report.tables import (
     read_rows,
     refuse,
 )
-from traceward.report.times import PREFIX, StepTimes, step_times
+from traceward.report.times import StepTimes, step_times
 
 SCHEMA = 1
 TRACES_SHOWN = 10
 CLAIMS = (("rerank", "reward"), ("localise", "reward"), ("policy", "adversarial"))  # table, our row
-
-
-# Panels of metrics.jsonl: title, fields that share one axis. A field named nowhere here gets a panel of its own.
-_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Loss", ("loss",)),
-    ("Held-out AUROC", ("held_out_auroc",)),
-    ("Accuracy", ("accuracy",)),
-    ("Logit of expert and rollout", ("logit_expert", "logit_rollout")),
-    ("Completion length, tokens", ("completion_length",)),
-    ("KL to the reference", ("kl",)),
-    ("Entropy", ("entropy",)),
-    ("Agreement with the pseudo-answer", ("agreement",)),
-)
-_OWN_STAGES = {"sft": "Fine-tuning on the demonstrations", "warm-up": "Warm-up of the reward"}
-_PANELS_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +53,8 @@ class Run:
     tables: dict[str, Table]
     figures: dict[str, Markup]
     curves: list[tuple[str, list[tuple[str, Markup]]]]
+    health: list[tuple[str, Markup]]
+    alarms: list[Told] | None
     times: list[StepTimes]
 
 
@@ -108,18 +97,25 @@ def _read_run(directory: Path) -> Run:
         )
     tables = claim_tables(results)
     rows = [row.values for row in read_rows(metrics_file)]
-    curves = stage_curves(rows)
+    config_file = directory / "config.json"
+    config = read_object(config_file)
     return Run(
         name=str(results.values.get("run") or directory.resolve().name),
         results=results,
         traces=_traces(list(read_rows(directory / "examples.jsonl"))[:TRACES_SHOWN]),
         manifest=read_object(directory / "manifest.json"),
-        config=read_object(directory / "config.json"),
+        config=config,
         tables=tables,
         figures={name: Markup(svg) for name, svg in _figures(results, tables)},
-        curves=[(title, [(name, Markup(svg)) for name, svg in panels]) for title, panels in curves],
+        curves=[(title, _marked(panels)) for title, panels in stage_curves(rows)],
+        health=_marked(health_curves(rows, Section(str(config_file), config).section("adversarial"))),
+        alarms=alarms_of(results),
         times=step_times(rows),
     )
+
+
+def _marked(panels: Panels) -> list[tuple[str, Markup]]:
+    return [(name, Markup(svg)) for name, svg in panels]
 
 
 def _comparison(runs: Sequence[Run]) -> Table | None:
@@ -222,69 +218,6 @@ def _tokens(row: Section) -> list[tuple[str, float | None]]:
         refuse(f"{row.where}: tokens", "be pairs [text, score]", pairs[:1], "delete that line")
     scores = Section(row.where, {"tokens": [score for _, score in pairs]}).numbers("tokens") or []
     return [(str(text), score) for (text, _), score in zip(pairs, scores, strict=True)]
-
-
-def stage_curves(rows: Sequence[Mapping[str, object]]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Rows of metrics.jsonl -> (title of a group, its panels as (title, SVG)).
-
-    Fine-tuning, warm-up and unknown stages stand alone; stages that train a policy share their panels.
-    """
-    policies = {method.key: method for method in POLICY}
-    groups: dict[str, dict[str, list[Mapping[str, object]]]] = {}
-    for row in rows:
-        stage = str(row.get("stage") or "run")
-        own = stage in _OWN_STAGES or stage not in policies
-        title = _OWN_STAGES.get(stage, stage.replace("_", " ")) if own else "Training the policy"
-        groups.setdefault(title, {}).setdefault(stage, []).append(row)
-    return [(title, _panels(stages, policies)) for title, stages in groups.items()]
-
-
-def _panels(
-    stages: Mapping[str, Sequence[Mapping[str, object]]], methods: Mapping[str, Method]
-) -> list[tuple[str, str]]:
-    grouped = {name for _, names in _PANELS for name in names} | {"step", "seconds"}
-    logged = dict.fromkeys(name for rows in stages.values() for row in rows for name in row if name not in grouped)
-    others = [name for name in logged if not name.startswith(PREFIX)]
-    panels: list[tuple[str, str]] = []
-    for title, names in (*_PANELS, *((name.replace("_", " "), (name,)) for name in others)):
-        found = [(stage, name, *_points(rows, name)) for stage, rows in stages.items() for name in names]
-        found = [one for one in found if one[2]]
-        if not found or len(panels) == _PANELS_SHOWN:
-            continue
-        sharing = len({stage for stage, *_ in found}) > 1
-        series = []
-        for stage, name, xs, ys in found:
-            method = methods.get(stage, Method(stage, "", Kind.OURS))
-            words = [method.label] * (sharing or (len(stages) > 1 and len(found) == 1))
-            words += [name.removeprefix("logit_")] if len(found) > 1 and len(names) > 1 else []
-            kind = Kind.RIVAL if name == "logit_expert" else method.kind
-            series.append(Series(" ".join(words) or plain_text(ys[-1]), xs, ys, kind))
-        last = ", ".join(f"{one.label} {plain_text(one.ys[-1] or 0)}" for one in series)
-        svg = line_figure(
-            series,
-            alt=f"{title} against steps, last values: {last}",
-            x_label="step",
-            y_text=plain_text,
-            size=(280, 160),
-            label_width=104 if len(stages) > 1 else 44,
-        )
-        panels.append((title, svg))
-    return panels
-
-
-def _points(rows: Sequence[Mapping[str, object]], name: str) -> tuple[list[float], list[float]]:
-    """The steps at which `name` was logged, and its values; a row without a step stands at its own place."""
-    xs, ys = [], []
-    for place, row in enumerate(rows):
-        value, step = _number(row.get(name)), _number(row.get("step"))
-        if value is not None:
-            xs.append(float(place) if step is None else step)
-            ys.append(value)
-    return thin(xs, ys, limit=60)
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _tint(score: float | None, scale: float) -> float:

@@ -124,11 +124,12 @@ def line_figure(
     x_label: str,
     y_text: Callable[[float], str] = percent_text,
     levels: Sequence[tuple[str, float]] = (),
+    band: tuple[float, float] | None = None,
     doubling: bool = False,
     size: tuple[float, float] = (400, 280),
     label_width: float = 118,
 ) -> str:
-    """Lines over a shared x axis, each named at its right end. `levels` are named horizontal lines.
+    """Lines over a shared x axis, each named at its right end. `levels` are named horizontal lines, `band` is shaded.
 
     `doubling` puts 1, 2, 4, 8 at equal distances and ticks every x there is. `size` is in points.
     Series without a single number are left out.
@@ -157,6 +158,8 @@ def line_figure(
         if one.interval is not None:
             axes.plot([end_x, end_x], one.interval, color=_ink(tone), linewidth=6, alpha=0.28, clip_on=False)
         ends.append((one.label, end_x, end_y, tone, one.kind is Kind.OURS))
+    if band is not None:
+        axes.axhspan(*band, color=_ink("ours"), alpha=0.12, linewidth=0, zorder=1)
     for label, level in levels:
         axes.axhline(level, color=_ink("faint"), linewidth=1, dashes=(2, 2), zorder=2)
         ends.append((label, last_x, level, "faint", False))

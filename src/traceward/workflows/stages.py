@@ -153,6 +153,7 @@ def learn_reward(
         "updates": done.kept,
         "stopped": done.stopped,
         "held_out_auroc": aurocs[0] if aurocs else None,
+        "form_auroc": done.rows[-1].get("form_auroc"),
     }
     return reward, watched, found
 
