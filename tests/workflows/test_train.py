@@ -69,6 +69,8 @@ def test_a_small_demo_ends_with_results_and_a_report(tmp_path: Path) -> None:
     assert results["policy_curves"]["adversarial"]["step"] == [0, 2, 3]
     stages = {json.loads(line)["stage"] for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()}
     assert {"sft", "warm-up", "adversarial"} <= stages
+    assert results["alarms"] == []
+    assert results["uses_final_answers"] == {"reward": "no", "consensus": "yes", "outcome_reward": "no"}
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "http://" not in page.replace("http://www.w3.org", "")
     # The same recipe again finds every part and runs nothing.
