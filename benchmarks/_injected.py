@@ -24,6 +24,7 @@ from traceward.builtin import TOKENIZER
 from traceward.builtin.small import small_llama
 from traceward.data.formats import Format, completion_text
 from traceward.data.tasks import stories
+from traceward.errors import ConfigError
 from traceward.loading import load_tokenizer
 from traceward.records import Credit, Head, Objective, Trace, UnitSpec
 from traceward.rewards.model import new_reward
@@ -60,7 +61,7 @@ class Injected(AdversarialTrainer):
 
 
 class Rows(TrainerCallback):
-    """Keeps what is logged of the discriminator and its scores."""
+    """Keeps the logged rows, without times."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -106,9 +107,10 @@ def round_of(objective: Objective, head: Head, credit: Credit, directory: Path) 
         critic_updates=2,
         credit=credit,
         kl=0.02,
+        clip=20.0,  # an untrained policy is paid some 7 nats per token by airl
         learning_rate=1e-3,
     )
-    start = [weight.detach().clone() for weight in (*policy.parameters(), *reward.backbone.parameters())]
+    start = [weight.detach().clone() for weight in (*policy.parameters(), *reward.learned.parameters())]
     rows = Rows()
     trainer = Injected(
         policy=policy,
@@ -124,7 +126,7 @@ def round_of(objective: Objective, head: Head, credit: Credit, directory: Path) 
     trainer.train()
     assert trainer.rounds_between_backward_passes == STEPS  # where accelerate lets no optimiser step
     policy_weights, critic_weights = (
-        [weight.detach().clone() for weight in model.parameters()] for model in (policy, reward.backbone)
+        [weight.detach().clone() for weight in model.parameters()] for model in (policy, reward.learned)
     )
     both = [*policy_weights, *critic_weights]
     sums = everyone([[weight.double().sum().item() for weight in both]])
@@ -156,7 +158,10 @@ def main() -> None:
         for name in chosen.only:
             objective, head, credit = name.split(":")
             place_of = Path(directory) / name.replace(":", "-")
-            found[name] = round_of(Objective(objective), Head(head), Credit(credit), place_of)
+            try:
+                found[name] = round_of(Objective(objective), Head(head), Credit(credit), place_of)
+            except ConfigError:  # no such reward
+                found[name] = None
         everyone([0])  # the directory stays until all are done
     if is_main():
         torch.save(found, chosen.out)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from traceward.errors import ConfigError
 from traceward.training import distribution
@@ -20,9 +21,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 CASES = (
     "gail:log-ratio:consensus",
-    "gail:scalar:reward-to-go",
-    "pairwise:scalar:step-local",
-    "pairwise:log-ratio:trace-mean",
+    "airl:scalar:trace-mean",
+    "wgan-gp:scalar:reward-to-go",
+    "pairwise:log-ratio:step-local",
 )
 
 
@@ -69,6 +70,38 @@ def test_credit_and_critic_did_something(rounds: tuple[dict[str, Any], dict[str,
     for case in CASES:
         assert len(set(rounds[1][case]["advantages"])) > 10
         assert sum("critic/loss" in row for row in rounds[1][case]["metrics"]) == 3
+
+
+# ---- sharded ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a discriminator in one process learns, scores and saves."""
+    room = tmp_path_factory.mktemp("plain")
+    run(sys.executable, BENCHMARKS / "_sharded.py", "plain", room)
+    return room
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fsdp2", "zero2"])
+def test_a_sharded_discriminator_learns_scores_and_saves_alike(plain: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "zero2":
+        pytest.importorskip("deepspeed")
+    run(*TORCHRUN, BENCHMARKS / "_sharded.py", kind, tmp_path)
+    one, two = (json.loads((room / "figures.json").read_text(encoding="utf-8")) for room in (plain, tmp_path))
+    for head, expected in one.items():
+        found = two[head]
+        for ours, theirs in zip(expected["updates"], found["updates"], strict=True):
+            assert theirs == pytest.approx(ours, rel=1e-4, abs=1e-6)
+        assert found["look"] == pytest.approx(expected["look"], rel=1e-4)
+        assert found["scores"] == pytest.approx(expected["scores"], rel=1e-5, abs=1e-6)
+        ours, theirs = (load_file(room / head / "model" / "model.safetensors") for room in (plain, tmp_path))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.allclose(weight, theirs[name], rtol=0, atol=2e-5) for name, weight in ours.items())
+        if kind == "fsdp2":  # an update, its checkpoint taken back, and the same update again
+            assert found["again"][0] == found["again"][1]
+            assert found["again"][0] == pytest.approx(expected["again"][0], rel=1e-4, abs=1e-6)
 
 
 # ---- work divided ----------------------------------------------------------------------------------------------------

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from traceward.errors import ConfigError
 from traceward.records import Granularity, Head, Rollout, UnitSpec
 from traceward.rewards.heads import logprobs_under
 from traceward.rewards.model import RewardModel
@@ -126,3 +129,40 @@ def test_a_prepared_learner_steps_between_the_policys_backward_passes(
     after = list(prepared.reward.backbone.parameters())
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(plain.reward.backbone.parameters(), after, strict=True))
+
+
+def test_zero_3_is_refused(make_critic: MakeCritic) -> None:
+    plugin = SimpleNamespace(zero_stage=3)
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType.DEEPSPEED, state=SimpleNamespace(deepspeed_plugin=plugin)
+    )
+    with pytest.raises(ConfigError, match="zero_stage must be at most 2: got 3"):
+        make_critic().learner.prepare(accelerator)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("objective", "head", "shardable"),
+    [
+        ("gail", Head.SCALAR, True),
+        ("airl", Head.LOG_RATIO, True),
+        ("airl", Head.SCALAR, False),
+        ("wgan-gp", Head.SCALAR, False),
+    ],
+)
+def test_what_fsdp_cannot_shard_is_refused(
+    make_critic: MakeCritic, make_reward: MakeReward, *, objective: str, head: Head, shardable: bool
+) -> None:
+    learner = make_critic(make_reward(head), objective=objective).learner
+    handed: list[object] = []
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType.FSDP,
+        is_fsdp2=True,
+        prepare=lambda *parts: (handed.extend(parts), parts)[1],
+    )
+    if shardable:
+        learner.prepare(accelerator)  # type: ignore[arg-type]
+        assert handed[0] is learner.backbone
+    else:
+        with pytest.raises(ConfigError, match="weights must stay whole"):
+            learner.prepare(accelerator)  # type: ignore[arg-type]
+        assert handed == []

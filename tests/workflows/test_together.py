@@ -13,9 +13,12 @@ import pytest
 from safetensors.torch import load_file
 
 from traceward import cli
+from traceward.config import Recipe
+from traceward.data.tasks.registry import stories_task
+from traceward.errors import ConfigError
 from traceward.loading import load_policy
 from traceward.rewards.model import RewardModel
-from traceward.workflows.train import run_recipe
+from traceward.workflows.train import check, run_recipe
 
 pytestmark = pytest.mark.timeout(900)
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "traceward"]
@@ -123,6 +126,14 @@ def test_a_grid_refuses_to_be_launched(
     recipe = Path(__file__).parents[2] / "recipes" / "ablation.toml"
     assert cli.run(["train", str(recipe), "--out", str(tmp_path / "grid")]) == 2
     assert "a grid must be run by one process" in capsys.readouterr().err
+
+
+def test_checkpoints_under_deepspeed_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    task = stories_task(demonstrations=4, questions=40, validation=0, test=1, seed=0)
+    with pytest.raises(ConfigError, match="checkpoint_every must be 0 under DeepSpeed"):
+        check(Recipe(), task)
+    check(Recipe.model_validate({"run": {"checkpoint_every": 0}}), task)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch import Tensor
 from traceward.data.corruptions import corrupt
 from traceward.data.formats import EncodedTrace, encode, stated_answer
 from traceward.data.grading import answers_equal
-from traceward.records import Demonstration, LabelSource, Rollout, StopReason
+from traceward.records import Demonstration, LabelSource, Objective, Rollout, StopReason
 from traceward.rewards.heads import PolicyLogprobs
 from traceward.rewards.model import STEPS, RewardModel
 from traceward.training.discriminator import Discriminator, taken, trace_logits
@@ -66,6 +66,7 @@ class Critic:
             torch.optim.AdamW(self._groups(), weight_decay=settings.weight_decay),
             grad_norm=settings.grad_norm,
             rows_per_pass=settings.traces_per_pass,
+            shardable=reward.potential is None and settings.objective is not Objective.WGAN_GP,
         )
 
     @property

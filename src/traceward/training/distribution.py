@@ -38,6 +38,11 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def under_deepspeed() -> bool:
+    """Whether accelerate was told to use DeepSpeed. Reads the environment only."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
 def join() -> None:
     """Join the processes started beside this one, on its own GPU where there is one; a second call does nothing."""
     if not launched():
@@ -182,4 +187,7 @@ def _whole_weights(model: nn.Module) -> dict[str, Any] | None:
 
     if not isinstance(model, FSDPModule):
         return None
-    return dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)))
+    found = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    # The whole copies of tied weights no longer share memory, and would be saved twice.
+    tied = getattr(model, "all_tied_weights_keys", {})
+    return {name: weight for name, weight in found.items() if name not in tied}

@@ -16,11 +16,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DeepSpeedPlugin
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.fsdp import FSDPModule
 
+from traceward.errors import ConfigError
 from traceward.training.distribution import everyone, is_main, place, share, shared
 
 Tables = tuple[Tensor, ...]
@@ -58,21 +60,31 @@ class Through(nn.Module):
 
 
 class Learner:
-    """A backbone with its optimiser. `prepare` hands both to accelerate; without it, one process learns alone."""
+    """A backbone with its optimiser. `prepare` hands both to accelerate; without it, one process learns alone.
+
+    shardable: whether every pass is one forward of `backbone`, once differentiated; FSDP2 takes no other.
+    """
 
     def __init__(
-        self, backbone: nn.Module, optimiser: torch.optim.Optimizer, *, grad_norm: float, rows_per_pass: int
+        self,
+        backbone: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        *,
+        grad_norm: float,
+        rows_per_pass: int,
+        shardable: bool = True,
     ) -> None:
         self.backbone = backbone
         self.optimiser = optimiser
         self.grad_norm = grad_norm
         self.rows_per_pass = rows_per_pass
+        self.shardable = shardable
         self.accelerator: Accelerator | None = None
         self._run: nn.Module = Through(backbone)
         self._reduced: nn.Module = self._run
 
     def prepare(self, accelerator: Accelerator | None = None) -> None:
-        """Let accelerate distribute backbone and optimiser: DDP around it, or FSDP2 inside it.
+        """Let accelerate distribute backbone and optimiser: DDP or DeepSpeed around it, or FSDP2 inside it.
 
         accelerator: a trainer's; left out, one of its own, and none for a process that is alone.
         """
@@ -80,19 +92,30 @@ class Learner:
             if place()[1] == 1:
                 return
             accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        if accelerator.distributed_type is DistributedType.DEEPSPEED:
+            accelerator = _beside_deepspeed(accelerator, self.grad_norm)
         if accelerator.is_fsdp2:
+            if not self.shardable:
+                raise ConfigError(
+                    "weights must stay whole with objective 'wgan-gp', and with 'airl' and a scalar head: got FSDP2; "
+                    "launch with recipes/accelerate/ddp.yaml"
+                )
             # Sharded in place, so that scoring, which calls the backbone too, finds the weights.
             self._reduced, self.optimiser = accelerator.prepare(self.backbone, self.optimiser)
         else:
             self._run, self.optimiser = accelerator.prepare(self._run, self.optimiser)
             self._reduced = self._run
+        if accelerator.distributed_type is DistributedType.DEEPSPEED:
+            accelerator.state.select_deepspeed_plugin(_POLICY)
         self.accelerator = accelerator
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Trained weights and the optimiser, whole, on the main process; nothing on the others, which get theirs from
-        it. All processes must call it."""
+        it. All processes must call it. Raises ConfigError under DeepSpeed, whose optimiser is in pieces."""
+        if self.accelerator is not None and self.accelerator.distributed_type is DistributedType.DEEPSPEED:
+            raise ConfigError("checkpoints must be off under DeepSpeed: got one; set run.checkpoint_every=0")
         if isinstance(self.backbone, FSDPModule):
             found = get_state_dict(self.backbone, _bare(self.optimiser), options=_WHOLE)
         else:
@@ -165,7 +188,7 @@ class Learner:
                     # Processes average their gradients; the whole batch wants the sum.
                     scale = place()[1] if own else 0
                     pulls = zip(mine_again, gradients, strict=True)
-                    sum((table * pull[rows, : table.shape[1]] * scale).sum() for table, pull in pulls).backward()
+                    self._backward(sum((table * pull[rows, : table.shape[1]] * scale).sum() for table, pull in pulls))
             norm = self._clip()
             self.optimiser.step()
         return Step(value.item(), tuple(table.detach() for table in tables), norm)
@@ -187,7 +210,18 @@ class Learner:
 
     def _reducing(self, now: bool) -> AbstractContextManager[None]:
         """Gradients are reduced over the processes once, with the last part."""
-        return nullcontext() if now or self.accelerator is None else self.accelerator.no_sync(self._reduced)
+        if self.accelerator is None:
+            return nullcontext()
+        self.accelerator.gradient_state._set_sync_gradients(now)
+        return nullcontext() if now else self.accelerator.no_sync(self._reduced)
+
+    def _backward(self, loss: Tensor) -> None:
+        """DeepSpeed's engine goes backward itself, and with the last part it steps. accelerate would divide any other
+        loss by the policy's number of parts."""
+        if self.accelerator is not None and self.accelerator.distributed_type is DistributedType.DEEPSPEED:
+            self.accelerator.backward(loss)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def _clip(self) -> float:
         clip: Any = torch.nn.utils.clip_grad_norm_ if self.accelerator is None else self.accelerator.clip_grad_norm_
@@ -195,6 +229,24 @@ class Learner:
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
+def _beside_deepspeed(accelerator: Accelerator, grad_norm: float) -> Accelerator:
+    """An Accelerator and a plugin for the discriminator: DeepSpeed ties an Accelerator to one engine, which reads how
+    it clips from the plugin. The plugin is active until another one is selected.
+
+    Raises ConfigError for ZeRO 3: scoring calls the backbone outside the engine, where no weights would be.
+    """
+    state = accelerator.state
+    policy = state.deepspeed_plugin
+    if policy.zero_stage == 3:
+        raise ConfigError("DeepSpeed's zero_stage must be at most 2: got 3; shard weights with FSDP2 instead")
+    own = DeepSpeedPlugin(zero_stage=policy.zero_stage, gradient_accumulation_steps=1, gradient_clipping=grad_norm)
+    own.deepspeed_config["train_micro_batch_size_per_gpu"] = 1  # nothing here has a batch size; it must be a number
+    state.deepspeed_plugins = {_POLICY: policy, _CRITIC: own}
+    state.select_deepspeed_plugin(_CRITIC)
+    return Accelerator()
+
+
+_POLICY, _CRITIC = "policy", "critic"
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from traceward.config import Arm, Recipe, load_recipe
 from traceward.data.tasks.registry import Task
-from traceward.errors import PausedError
+from traceward.errors import ConfigError, PausedError
 from traceward.records import Start
-from traceward.training.distribution import join, launched, on_main, place
+from traceward.training.distribution import join, launched, on_main, place, under_deepspeed
 from traceward.training.run_directory import RunDirectory, command_line
 from traceward.training.settings import per_process
 from traceward.workflows.inputs import load_task
@@ -85,6 +85,8 @@ def check(recipe: Recipe, task: Task) -> None:
         per_process(recipe.policy.scratch.batch, processes, key="policy.scratch.batch")
     if "sft" in stages:
         per_process(recipe.sft.batch, processes, key="sft.batch")
+    if recipe.run.checkpoint_every and under_deepspeed():
+        raise ConfigError("run.checkpoint_every must be 0 under DeepSpeed: got more; it cannot be resumed from there")
     if {*recipe.run.arms} - {Arm.SFT}:
         recipe.adversarial.parts(processes)
         recipe.adversarial.check_questions(len(task.questions) + len(task.demonstrations))

@@ -1,0 +1,110 @@
+"""A discriminator whose weights or states are sharded: python benchmarks/_sharded.py KIND OUT
+
+KIND: plain (one process), fsdp2, zero2 (both under torchrun; zero2 where deepspeed is installed). The same updates,
+look and scores, the reward saved, and a checkpoint taken back; what is written must be the same. accelerate shards by
+FSDP on GPUs only: here its own FSDP2 code is told to run on CPUs. `benchmarks/distributed.py` and
+tests/training/test_distribution.py compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from accelerate import Accelerator, DeepSpeedPlugin, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+from traceward.builtin import TOKENIZER
+from traceward.builtin.small import small_llama
+from traceward.data.formats import EncodedTrace, Format, completion_text, encode
+from traceward.data.tasks import stories
+from traceward.loading import load_tokenizer
+from traceward.records import Head, Rollout, Trace, UnitSpec
+from traceward.rewards.model import new_reward
+from traceward.training.critic import Critic
+from traceward.training.distribution import is_main, save_whole, shared_scores
+from traceward.training.settings import CriticSettings
+from traceward.workflows.inputs import quiet
+
+UPDATES = 3
+
+
+def prepared_by(kind: str) -> Accelerator | None:
+    """The Accelerator that a trainer would hand over."""
+    if kind == "plain":
+        return None
+    if kind == "zero2":
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+        PartialState(backend="gloo")
+        plugin = DeepSpeedPlugin(zero_stage=2, gradient_accumulation_steps=1)
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+        return Accelerator(deepspeed_plugin=plugin)
+    found = Accelerator(cpu=True)
+    if kind == "fsdp2":
+        found.state.distributed_type = DistributedType.FSDP
+        found.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+        )
+    return found
+
+
+def poor_rollouts(items: list[Any], tokenizer: Any) -> list[Rollout]:
+    """Three traces of each question that no expert would write."""
+    found = []
+    for item in items:
+        for number in range(3):
+            trace = Trace((f"The left ball is red {number}.", "So the dance starts."), str(900 + number))
+            ids = encode(item.problem, trace, Format.PLAIN, tokenizer)
+            text = completion_text(trace, Format.PLAIN)
+            found.append(Rollout(item.problem.id, ids.prompt_ids, ids.completion_ids, text))
+    return found
+
+
+def learn(accelerator: Accelerator | None, head: Head, out: Path) -> dict[str, Any]:
+    """Updates, a look, scores, a checkpoint taken back; the reward in `out`."""
+    tokenizer = load_tokenizer(TOKENIZER)
+    policy = small_llama(tokenizer, hidden=32, intermediate=64, layers=2, heads=4, context=256, seed=0)
+    policy.config.classifier_dropout = 0.0
+    reward = new_reward(policy.eval(), tokenizer, head=head, spec=UnitSpec(), style=Format.PLAIN, seed=1)
+    items = stories.demonstrations(6, seed=5, relations=(2, 2))
+    settings = CriticSettings(positives=5, rollouts=9, held_out=0, learning_rate=1e-3, traces_per_pass=4)
+    critic = Critic(reward, items, settings, seed=0)
+    if accelerator is not None:
+        critic.learner.prepare(accelerator)
+    rollouts = poor_rollouts(items, tokenizer)
+    found: dict[str, Any] = {"updates": [critic.update(rollouts) for _ in range(UPDATES)]}
+    found["look"] = critic.discrimination(critic.positives(items) + critic.rollouts(rollouts))
+    traces = [EncodedTrace(r.prompt_ids, r.completion_ids, r.problem_id) for r in rollouts]
+    found["scores"] = [score.exported for score in shared_scores(reward, traces, spec=None)]
+    save_whole(reward.backbone, partial(reward.save, out))
+    if accelerator is None or accelerator.distributed_type is not DistributedType.DEEPSPEED:
+        state = critic.state_dict()
+        torch.save(state, out.with_suffix(f".{int(is_main())}.pt"))
+        once = critic.update(rollouts)
+        critic.load_state_dict(torch.load(out.with_suffix(f".{int(is_main())}.pt"), weights_only=True))
+        found["again"] = [once, critic.update(rollouts)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=["plain", "fsdp2", "zero2"])
+    parser.add_argument("out", type=Path)
+    chosen = parser.parse_args()
+    quiet()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    accelerator = prepared_by(chosen.kind)
+    found = {str(head): learn(accelerator, head, chosen.out / str(head)) for head in Head}
+    if is_main():
+        (chosen.out / "figures.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
