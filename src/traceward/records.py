@@ -61,6 +61,11 @@ class Credit(StrEnum):
     STEP_LOCAL = "step-local"  # a trace's advantage, moved a little towards its better units
     CONSENSUS = "consensus"  # a trace earns 1 for the answer that the group's weighted vote names
 
+    @property
+    def by_units(self) -> bool:
+        """Whether the units of a trace may get different advantages."""
+        return self in (Credit.REWARD_TO_GO, Credit.STEP_LOCAL)
+
 
 class Start(StrEnum):
     """Whose weights a policy or a reward starts from."""
@@ -74,6 +79,14 @@ class Baseline(StrEnum):
 
     GROUP_MEAN = "group-mean"
     LEAVE_ONE_OUT = "leave-one-out"  # the mean of the other rollouts of its question
+
+
+class Scale(StrEnum):
+    """By whose standard deviation advantages are divided; TRL's words."""
+
+    BATCH = "batch"  # one number for all questions of a step
+    GROUP = "group"  # each question's own (GRPO, and the recipes of arXiv 2510.01857)
+    NONE = "none"
 
 
 class OnAlarm(StrEnum):

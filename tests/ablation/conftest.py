@@ -32,6 +32,7 @@ rollouts = 4
 steps = 1
 questions_per_step = 2
 group = 2
+scale_rewards = "none"
 max_new_tokens = 12
 [evaluation]
 samples = 2

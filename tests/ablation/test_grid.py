@@ -70,6 +70,8 @@ def test_what_the_recipe_refuses_leaves_with_its_reason(grid) -> None:
     found = grid(
         BASE
         + """
+[adversarial]
+scale_rewards = "none"
 [grid]
 adversarial.credit = ["trace-mean", "reward-to-go"]
 adversarial.baseline = ["group-mean", "leave-one-out"]

@@ -13,6 +13,7 @@ from traceward.objectives.advantages import (
     batch_scaled,
     consensus,
     group_centred,
+    group_scaled,
     leave_one_out,
     mixed,
     on_tokens,
@@ -243,3 +244,29 @@ def test_a_share_of_each_advantage_is_the_outcome() -> None:
     assert mixed(advantages, outcome, weight=0.25).tolist() == [[1.75, -1.25], [-0.25, 2.75]]
     assert mixed(advantages, outcome, weight=0.0).tolist() == advantages.tolist()
     assert mixed(advantages, outcome, weight=1.0).tolist() == [[1.0, 1.0], [-1.0, -1.0]]
+
+
+def test_group_scaled_divides_each_question_by_its_own_deviation() -> None:
+    # Deviations with n - 1 of (-1, 1) and (-5, 5): sqrt(2) and sqrt(50).
+    centred = torch.tensor([[-1.0], [1.0], [-5.0], [5.0]], dtype=torch.float64)
+    found = group_scaled(centred, torch.ones(4, 1, dtype=torch.bool), 2).flatten().tolist()
+    one, five = 1 / (2**0.5 + 1e-4), 5 / (50**0.5 + 1e-4)
+    assert found == pytest.approx([-one, one, -five, five], abs=1e-12)
+
+
+def test_group_scaled_counts_the_units_that_are_there() -> None:
+    # The group's units are 0, 2 and 4 (mean 2, deviation 2), and nothing is subtracted.
+    centred = torch.tensor([[0.0, 2.0], [4.0, 99.0]])
+    found = group_scaled(centred, torch.tensor([[True, True], [True, False]]), 2)
+    assert found.flatten().tolist() == pytest.approx([0.0, 1.0, 2.0, 0.0], abs=1e-3)
+
+
+@given(st.lists(st.floats(-9, 9), min_size=8, max_size=8), st.floats(0.1, 10))
+def test_a_questions_own_scale_is_forgotten_by_group_scaling_alone(values: list[float], scale: float) -> None:
+    rewards = torch.tensor(values, dtype=torch.float64)
+    centred = group_centred(rewards, 4)
+    stretched = torch.cat([centred[:4] * scale, centred[4:]])
+    whole = torch.ones(8, 1, dtype=torch.bool)
+    if min(centred[:4].std(), centred[4:].std()) > 0.1:
+        before, after = (group_scaled(c[:, None], whole, 4) for c in (centred, stretched))
+        assert torch.allclose(before, after, atol=0.02)

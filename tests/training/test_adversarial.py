@@ -228,12 +228,11 @@ def test_step_local_moves_credit_inside_a_trace(make_trainer: MakeTrainer, make_
     assert some[mask == 0].abs().sum() == 0
 
 
-def test_leave_one_out_is_the_group_mean_before_scaling(make_trainer: MakeTrainer, make_policy: MakePolicy) -> None:
-    plain, _ = same_rollouts(make_trainer, make_policy)
-    other, _ = same_rollouts(make_trainer, make_policy, baseline="leave-one-out")
-    # Both divide by the batch's deviation, up to the 1e-4 that keeps a batch without deviation finite.
-    assert torch.allclose(plain, other, atol=1e-2)
-    assert not torch.equal(plain, other)
+def test_leave_one_out_reaches_the_advantages(make_trainer: MakeTrainer, make_policy: MakePolicy) -> None:
+    plain, _ = same_rollouts(make_trainer, make_policy, scale_rewards="none")
+    other, _ = same_rollouts(make_trainer, make_policy, scale_rewards="none", baseline="leave-one-out")
+    assert torch.allclose(plain * 4 / 3, other)
+    assert plain.abs().max() > 0.01
 
 
 def test_reward_to_go_knows_where_a_reward_lies(make_trainer: MakeTrainer, make_policy: MakePolicy) -> None:
@@ -507,7 +506,7 @@ def test_updates_without_a_critic_are_refused(make_trainer: MakeTrainer) -> None
     "wrong",
     [
         {"credit": "luck"},
-        {"credit": "reward-to-go", "baseline": "leave-one-out"},
+        {"baseline": "leave-one-out", "credit": "reward-to-go", "scale_rewards": "none"},
         {"group": 1},
         {"steps": 0},
         {"temperature": 0},

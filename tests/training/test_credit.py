@@ -11,6 +11,8 @@ import torch
 from traceward.errors import ConfigError
 from traceward.objectives.advantages import batch_scaled, group_centred
 from traceward.records import Demonstration, Problem, Rollout
+from traceward.training.credit import advantages_of
+from traceward.training.settings import AdversarialConfig
 
 # TRL still says it in the words that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing. is deprecated:FutureWarning")
@@ -72,3 +74,26 @@ def test_reference_answers_are_read_with_a_weight_only(
 def test_a_weight_without_any_answer_is_refused(alternate: Alternate, known: Known) -> None:
     with pytest.raises(ConfigError, match="outcome_weight must be 0 where no question has a reference answer"):
         alternate(reward=known(lambda _: 0.0), questions=QUESTIONS[1:], outcome_weight=0.5, **FROZEN)
+
+
+@pytest.mark.parametrize("credit", ["trace-mean", "reward-to-go"])
+@pytest.mark.parametrize("scale", ["batch", "group", "none"])
+def test_whose_deviation_divides(credit: str, scale: str) -> None:
+    # Of two questions one is all noise: units of 0 and 0.01, and of 0 and 2.
+    config = AdversarialConfig.model_validate({"group": 2, "credit": credit, "scale_rewards": scale})
+    units = torch.tensor([[0.0], [0.01], [0.0], [2.0]]), torch.ones(4, 1, dtype=torch.bool)
+    found = advantages_of(config, units[0][:, 0], units, None)[:, 0].abs()
+    half = {"none": (0.005, 1.0), "group": (1 / 2**0.5, 1 / 2**0.5), "batch": (0.005 / 0.8165, 1 / 0.8165)}[scale]
+    assert found.tolist() == pytest.approx([half[0], half[0], half[1], half[1]], rel=0.02)
+
+
+def test_leave_one_out_is_seen_without_scaling() -> None:
+    units = torch.zeros(0, 0), torch.zeros(0, 0, dtype=torch.bool)
+    found = [
+        advantages_of(
+            AdversarialConfig.model_validate({"group": 3, "scale_rewards": "none", "baseline": baseline}),
+            torch.tensor([1.0, 3.0, 8.0]), units, None,
+        )[:, 0].tolist()
+        for baseline in ("group-mean", "leave-one-out")
+    ]  # fmt: skip
+    assert found == [[-3.0, -1.0, 4.0], [-4.5, -1.5, 6.0]]

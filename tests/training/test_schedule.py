@@ -214,6 +214,8 @@ def test_a_steps_own_rollouts_are_remembered_once(alternate: Alternate, make_cri
         {"kl_target": 0.1, "kl": 0},
         {"kl_gain": 0, "kl_target": 0.1},
         {"whiten": True, "credit": "consensus"},
+        {"scale_rewards": "batch", "baseline": "leave-one-out"},
+        {"scale_rewards": "group", "baseline": "leave-one-out"},
         {"outcome_weight": 1.5},
     ],
 )

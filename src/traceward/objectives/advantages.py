@@ -30,6 +30,19 @@ def batch_scaled(centred_B: Tensor) -> Tensor:  # noqa: N803
     return centred_B / (centred_B.std() + 1e-4)
 
 
+def group_scaled(centred_BU: Tensor, mask_BU: Tensor, group: int) -> Tensor:  # noqa: N803
+    """(B, U) divided by the standard deviation of all units of the question's group; 0 where the mask is.
+
+    Source: GRPO (arXiv 2402.03300, section 4.1), for traces: U = 1. See `batch_scaled` for what it does to noise.
+    """
+    mask_PN = mask_BU.view(-1, group * mask_BU.shape[1])  # noqa: N806
+    values_PN = centred_BU.reshape(mask_PN.shape).masked_fill(~mask_PN, 0.0)  # noqa: N806
+    count_P = mask_PN.sum(1, keepdim=True)  # noqa: N806
+    off_PN = (values_PN - values_PN.sum(1, keepdim=True) / count_P.clamp(min=1)).masked_fill(~mask_PN, 0.0)  # noqa: N806
+    deviation_P = (off_PN.square().sum(1, keepdim=True) / (count_P - 1).clamp(min=1)).sqrt()  # noqa: N806
+    return (values_PN / (deviation_P + 1e-4)).view_as(centred_BU)
+
+
 def whitened(values_BU: Tensor, mask_BU: Tensor) -> Tensor:  # noqa: N803
     """(B, U) minus the mean over all units of the batch, over their standard deviation; 0 where the mask is.
 

@@ -24,25 +24,14 @@ from trl import GRPOConfig, GRPOTrainer
 
 from traceward.data.formats import EncodedTrace, Format, encode_prompt, policy_prompt
 from traceward.data.segmentation import Segmenter, unit_index
-from traceward.objectives.advantages import (
-    batch_scaled,
-    consensus,
-    group_centred,
-    leave_one_out,
-    mixed,
-    on_tokens,
-    reward_to_go,
-    step_local,
-    trace_mean,
-    whitened,
-)
-from traceward.records import Baseline, Credit, Demonstration, Problem, Rollout, StopReason
+from traceward.objectives.advantages import consensus, on_tokens, trace_mean, whitened
+from traceward.records import Credit, Demonstration, Problem, Rollout, StopReason
 from traceward.rewards.batches import TraceBatch
 from traceward.rewards.heads import logprobs_under
 from traceward.rewards.model import TraceScorer
 from traceward.training.baselines import right_answers, silence
 from traceward.training.checkpoints import Stateful
-from traceward.training.credit import answer_ids, known_answers, padded_units
+from traceward.training.credit import advantages_of, answer_ids, known_answers, padded_units
 from traceward.training.critic import Critic
 from traceward.training.distribution import everyone, join, on_main, place, shared_samples, shared_scores
 from traceward.training.guards import correlation_inside
@@ -76,7 +65,7 @@ def grpo_arguments(config: AdversarialConfig, directory: Path, *, seed: int) -> 
         warmup_steps=min(5, config.steps),
         beta=config.kl,
         loss_type="dapo",
-        scale_rewards="batch",
+        scale_rewards=str(config.scale_rewards),
         num_iterations=config.iterations,
         max_grad_norm=1.0,
         use_cpu=not on_gpu,
@@ -288,26 +277,11 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _credit(self, rollouts: list[Rollout], rewards: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages (B, U), and (B, T) the unit of each completion token; U is 1 where a trace has one advantage."""
-        config, device = self.config, rewards.device
-        baseline = leave_one_out if config.baseline is Baseline.LEAVE_ONE_OUT else group_centred
-        by_trace = batch_scaled(baseline(rewards, config.group))
-        if config.credit in (Credit.CONSENSUS, Credit.TRACE_MEAN):
-            units = [[0] * len(r.completion_ids) for r in rollouts]
-            advantages = by_trace[:, None]
-        else:
-            values, mask = (part.to(device) for part in self._units)
-            values = values.clamp(-config.clip, config.clip)
-            ends = [self._segmenter.unit_ends(r.completion_ids, self.reward.spec) for r in rollouts]
-            units = [unit_index(unit_ends) for unit_ends in ends]
-            if config.credit is Credit.STEP_LOCAL:
-                advantages = step_local(by_trace, values, mask, weight=config.local_weight)
-            else:
-                to_go = reward_to_go(values, mask, group=config.group, gamma=config.gamma)
-                advantages = torch.zeros_like(to_go).masked_scatter(mask, batch_scaled(to_go[mask]))
-        if config.outcome_weight:
-            right = torch.tensor(self._outcome(rollouts), device=device)
-            outcome = batch_scaled(baseline(right, config.group))
-            advantages = mixed(advantages, outcome, weight=config.outcome_weight)
+        right = torch.tensor(self._outcome(rollouts), device=rewards.device) if self.config.outcome_weight else None
+        advantages = advantages_of(self.config, rewards, self._units, right)
+        units = [[0] * len(r.completion_ids) for r in rollouts]
+        if self.config.credit.by_units:
+            units = [unit_index(self._segmenter.unit_ends(r.completion_ids, self.reward.spec)) for r in rollouts]
         padded = [torch.tensor(unit) for unit in units]
         return advantages, torch.nn.utils.rnn.pad_sequence(padded, batch_first=True, padding_value=-1)
 

@@ -1,4 +1,4 @@
-"""What credit assignment takes from rollouts and questions: unit rewards, and answers as integers."""
+"""Credit assignment as a recipe asks for it: unit rewards and answers of rollouts in, advantages out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from torch import Tensor
 from traceward.data.formats import Format, stated_answer
 from traceward.data.grading import canonical_answer
 from traceward.errors import ConfigError
-from traceward.records import Problem, Rollout, ScoredTrace
+from traceward.objectives.advantages import (
+    batch_scaled,
+    group_centred,
+    group_scaled,
+    leave_one_out,
+    mixed,
+    reward_to_go,
+    step_local,
+)
+from traceward.records import Baseline, Credit, Problem, Rollout, Scale, ScoredTrace
+from traceward.training.settings import AdversarialConfig
 
 
 def padded_units(scored: Sequence[ScoredTrace]) -> tuple[Tensor, Tensor]:
@@ -47,3 +57,42 @@ def known_answers(questions: Sequence[Problem]) -> dict[str, str]:
             "questions without; set it to 0, or give them answers"
         )
     return found
+
+
+def advantages_of(
+    config: AdversarialConfig,
+    rewards_B: Tensor,  # noqa: N803
+    units: tuple[Tensor, Tensor],
+    right_B: Tensor | None,  # noqa: N803
+) -> Tensor:
+    """(B, U) advantages; U is 1 for credits that give a trace a single one.
+
+    rewards: (B,) what each trace earned.   units: (B, U) unit rewards and which are there, for credits by unit.
+    right: (B,) 1 for a right final answer, where these have a share.
+    """
+    baseline = leave_one_out if config.baseline is Baseline.LEAVE_ONE_OUT else group_centred
+    by_trace = _of_traces(config, baseline(rewards_B, config.group))
+    if config.credit.by_units:
+        values, there = (part.to(rewards_B.device) for part in units)
+        values = values.clamp(-config.clip, config.clip)
+        if config.credit is Credit.STEP_LOCAL:
+            found = step_local(by_trace, values, there, weight=config.local_weight)
+        else:
+            found = _scaled(config, reward_to_go(values, there, group=config.group, gamma=config.gamma), there)
+    else:
+        found = by_trace[:, None]
+    if right_B is None:
+        return found
+    return mixed(found, _of_traces(config, baseline(right_B, config.group)), weight=config.outcome_weight)
+
+
+def _of_traces(config: AdversarialConfig, centred_B: Tensor) -> Tensor:  # noqa: N803
+    return _scaled(config, centred_B[:, None], torch.ones_like(centred_B, dtype=torch.bool)[:, None])[:, 0]
+
+
+def _scaled(config: AdversarialConfig, centred_BU: Tensor, there_BU: Tensor) -> Tensor:  # noqa: N803
+    if config.scale_rewards is Scale.NONE:
+        return centred_BU
+    if config.scale_rewards is Scale.GROUP:
+        return group_scaled(centred_BU, there_BU, config.group)
+    return torch.zeros_like(centred_BU).masked_scatter(there_BU, batch_scaled(centred_BU[there_BU]))

@@ -9,7 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from traceward.data.corruptions import REGISTRY
 from traceward.errors import ConfigError
-from traceward.records import Baseline, Credit, Granularity, Head, LabelSource, Objective, OnAlarm, Start, UnitSpec
+from traceward.records import (
+    Baseline,
+    Credit,
+    Granularity,
+    Head,
+    LabelSource,
+    Objective,
+    OnAlarm,
+    Scale,
+    Start,
+    UnitSpec,
+)
 
 
 class Section(BaseModel):
@@ -182,6 +193,8 @@ class AdversarialConfig(Section):
     outcome_weight: float = Field(default=0.0, ge=0, le=1)
     """Share of the advantage that comes from right final answers; above 0 the questions' reference answers are read."""
     baseline: Baseline = Baseline.GROUP_MEAN
+    scale_rewards: Scale = Scale.BATCH
+    """By whose standard deviation advantages are divided."""
     gamma: float = Field(default=0.9, gt=0, le=1)
     """reward-to-go only: discount per unit."""
     local_weight: float = Field(default=0.1, ge=0)
@@ -193,6 +206,11 @@ class AdversarialConfig(Section):
             raise ValueError(
                 "baseline must be group-mean with credit 'reward-to-go', which centres units by their group: got "
                 "leave-one-out; remove it"
+            )
+        if self.baseline is Baseline.LEAVE_ONE_OUT and self.scale_rewards is not Scale.NONE:
+            raise ValueError(
+                "scale_rewards must be 'none' with baseline 'leave-one-out', which is a multiple of group-mean that "
+                f"scaling takes away: got '{self.scale_rewards}'; set it to none"
             )
         if self.whiten and self.credit is Credit.CONSENSUS:
             raise ValueError("whiten must go with a credit of unit rewards: got credit 'consensus'; remove it")
