@@ -37,7 +37,7 @@ READS: Mapping[str, tuple[str, ...]] = {
         "adversarial.temperature",
     ),
     "sft": ("sft",),
-    "reward": ("reward", "critic", "guards"),
+    "reward": ("reward", "critic", "guards", "adversarial.temperature"),
     "samples": ("evaluation.samples", "adversarial.max_new_tokens"),
     "measure:base": ("evaluation.policy_samples", "adversarial.max_new_tokens"),
     "measure:sft": ("evaluation.policy_samples", "adversarial.max_new_tokens"),
