@@ -36,6 +36,8 @@ def names(place: Path) -> set[Path]:
     return {path.relative_to(place) for path in place.rglob("*")}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_killed_three_times_ends_with_the_same_files(tmp_path: Path, killed: ModuleType) -> None:
     # Each attempt is a fork of a process that has imported everything and run nothing.
     context = get_context("forkserver")
