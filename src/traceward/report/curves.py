@@ -28,6 +28,7 @@ _LEARNING: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Held-out AUROC", ("held_out_auroc",)),
     ("Accuracy", ("accuracy",)),
     ("Logit of expert and rollout", ("logit_expert", "logit_rollout")),
+    ("AUROC of a trace's form alone", ("form_auroc",)),
     ("Agreement with the pseudo-answer", ("agreement",)),
 )
 _OWN_STAGES = {"sft": "Fine-tuning on the demonstrations", "warm-up": "Warm-up of the reward"}
