@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
-from traceward.records import Demonstration, Rollout
+from traceward.records import Demonstration, Rollout, Trace
 from traceward.training.critic import Critic, Example
-from traceward.training.warmup import warm_up
+from traceward.training.warmup import auroc_error, warm_up
 
 MakeCritic = Callable[..., Critic]
 
@@ -36,27 +37,46 @@ def scripted(critic: Critic, monkeypatch: pytest.MonkeyPatch, losses: list[float
     return seen
 
 
-def test_the_best_held_out_weights_are_kept(
+def test_the_standard_error_of_an_auroc_by_hand() -> None:
+    assert auroc_error(0.8, 1, 1) == pytest.approx(0.4)  # one pair: a coin that falls right in 80 %
+    # Two experts against eight: Q1 = 0.9 / 1.1, Q2 = 1.62 / 1.9.
+    expected = ((0.09 + (0.9 / 1.1 - 0.81) + 7 * (1.62 / 1.9 - 0.81)) / 16) ** 0.5
+    assert auroc_error(0.9, 2, 8) == pytest.approx(expected)
+    assert auroc_error(1.0, 5, 50) == 0.0
+    assert auroc_error(0.8, 4, 68) > 2 * auroc_error(0.8, 20, 340) > 0.1
+
+
+def test_the_last_weights_that_are_no_worse_are_kept(
     make_critic: MakeCritic, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Two experts against eight others: the standard error of 0.9 is 0.157, so 0.8 is no worse and 0.7 is.
     critic = make_critic(warmup_updates=40, check_every=2, patience=3, warmup_at_least=0)
-    looks = scripted(critic, monkeypatch, [0.9, 0.5, 0.4, 0.6, 0.4, 0.7])  # an equal loss is no better
+    looks = scripted(critic, monkeypatch, [0.9, 0.5, 0.1, 0.2, 0.3, 0.4, 0.5])
     done = warm_up(critic, rollouts)
-    assert done.kept == 4
-    assert critic.updates == 10
-    assert done.stopped == "held-out AUROC did not rise for 6 updates"
-    assert [row["step"] for row in done.rows] == list(range(11))
-    assert equal(weights(critic), looks[2])
-    assert not equal(looks[5], looks[2])
+    assert done.kept == 6
+    assert critic.updates == 12
+    assert done.stopped == "held-out AUROC was below its best for 6 updates"
+    assert [row["step"] for row in done.rows] == list(range(13))
+    assert equal(weights(critic), looks[3])
+    assert not equal(looks[6], looks[3])
 
 
-def test_a_better_look_resets_the_patience(
+def test_a_look_that_is_no_worse_resets_the_patience(
     make_critic: MakeCritic, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     critic = make_critic(warmup_updates=5, check_every=1, patience=2, warmup_at_least=0)
-    looks = scripted(critic, monkeypatch, [0.9, 1.0, 0.8, 1.0, 0.7, 1.0])
+    looks = scripted(critic, monkeypatch, [0.1, 0.9, 0.2, 0.9, 0.1, 0.9])
     done = warm_up(critic, rollouts)
     assert (done.kept, done.stopped, len(looks)) == (4, "all updates done", 6)
+
+
+def test_the_last_update_is_looked_at(
+    make_critic: MakeCritic, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    critic = make_critic(warmup_updates=5, check_every=4, warmup_at_least=0)
+    looks = scripted(critic, monkeypatch, [0.3, 0.3, 0.3])
+    assert warm_up(critic, rollouts).kept == 5
+    assert equal(weights(critic), looks[2])
 
 
 def test_a_warm_up_that_only_hurts_keeps_the_start(
@@ -64,24 +84,30 @@ def test_a_warm_up_that_only_hurts_keeps_the_start(
 ) -> None:
     critic = make_critic(warmup_updates=20, check_every=1, patience=2, warmup_at_least=0)
     before = weights(critic)
-    scripted(critic, monkeypatch, [0.1, 0.2, 0.3])
+    scripted(critic, monkeypatch, [0.1, 0.5, 0.6])
     assert warm_up(critic, rollouts).kept == 0
     assert equal(weights(critic), before)
 
 
 def test_updates_that_hurt_on_held_out_questions_are_undone(
-    make_critic: MakeCritic, demonstrations: list[Demonstration], as_rollout: Callable[..., Rollout]
+    make_critic: MakeCritic,
+    demonstrations: list[Demonstration],
+    as_rollout: Callable[..., Rollout],
+    rollouts: list[Rollout],
 ) -> None:
-    # Planted: on the held-out questions the rollouts are the experts' own traces, so a logit of 0 is best there.
-    critic = make_critic(corruptions=0.0, warmup_updates=30, check_every=2, patience=2, warmup_at_least=0)
-    own = [as_rollout(d, d.trace) for d in critic.held_out]
-    other = [as_rollout(a, b.trace) for a, b in zip(critic.expert, reversed(critic.expert), strict=True)]
+    # Planted: on the held-out questions the experts write what the others' rollouts do, and the rollouts what they do.
+    held = {d.problem.id for d in make_critic(held_out=0.5).held_out}
+    poor = Trace(("The left ball is red 1.", "So the dance starts."), "901")
+    turned = [replace(d, trace=poor) if d.problem.id in held else d for d in demonstrations]
+    critic = make_critic(
+        items=turned, held_out=0.5, corruptions=0.0, warmup_updates=30, check_every=2, patience=2, warmup_at_least=0
+    )
+    assert {d.problem.id for d in critic.held_out} == held
     before = weights(critic)
-    done = warm_up(critic, own + other)
+    good = [as_rollout(d, d.trace) for d in demonstrations if d.problem.id in held]
+    done = warm_up(critic, [*good, *(r for r in rollouts if r.problem_id not in held)])
     assert (done.kept, critic.updates) == (0, 4)
-    looks = [row["held_out_loss"] for row in done.rows if "held_out_loss" in row]
-    assert looks[0] == pytest.approx(0.6931472, abs=1e-6)
-    assert min(looks[1:]) > looks[0]
+    assert [row["held_out_auroc"] for row in done.rows if "held_out_auroc" in row] == [0.5, 0.0, 0.0]
     assert equal(weights(critic), before)
 
 

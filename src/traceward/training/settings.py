@@ -69,7 +69,8 @@ class CriticSettings(Section):
     check_every: int = Field(default=5, ge=1)
     """Updates between two looks at the held-out demonstrations."""
     patience: int = Field(default=4, ge=1)
-    """Looks without a better held-out AUROC before warm-up stops; the best weights are kept."""
+    """Looks in a row with a held-out AUROC below the best by more than its standard error before warm-up stops; the
+    last weights that were not are kept."""
     held_out: float = Field(default=0.2, ge=0, le=0.5)
     """Share of the demonstrations (at least two) kept for that look; 0 turns early stopping off."""
     positives: int = Field(default=16, ge=1)
