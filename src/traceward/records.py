@@ -159,13 +159,17 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A trace sampled from a policy. The ids are what was sampled; `text` is for people and graders only."""
+    """A trace sampled from a policy. The ids are what was sampled; `text` is for people and graders only.
+
+    ref_logprobs: of the completion's tokens under a reward's reference, where they are known (nats).
+    """
 
     problem_id: str
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     text: str
     stop: StopReason = StopReason.END
+    ref_logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

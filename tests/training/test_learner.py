@@ -17,8 +17,9 @@ from traceward.records import Granularity, Head, Rollout, UnitSpec
 from traceward.rewards.heads import logprobs_under
 from traceward.rewards.model import RewardModel
 from traceward.training.critic import Critic
-from traceward.training.learner import Learner, Tables
+from traceward.training.learner import SLICES, Learner, Tables
 
+LENGTHS = [5, 3, 9, 4, 4, 8, 2]
 MakeReward = Callable[..., RewardModel]
 MakeCritic = Callable[..., Critic]
 
@@ -48,14 +49,14 @@ def test_parts_give_the_gradient_of_the_whole_batch(rows_per_pass: int) -> None:
     expected = torch.autograd.grad(coupled(forward(list(range(7)))), list(model.parameters()))
     largest = 0
     learner = Learner(model, torch.optim.SGD(model.parameters(), lr=0.0), grad_norm=1e9, rows_per_pass=rows_per_pass)
-    done = learner.step(7, forward, coupled)
+    done = learner.step(LENGTHS, forward, coupled)
     assert largest <= rows_per_pass
     assert done.loss == pytest.approx(coupled(forward(list(range(7)))).item(), abs=1e-12)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         assert parameter.grad is not None
         assert torch.allclose(parameter.grad, gradient, rtol=1e-12, atol=1e-12)
     assert done.grad_norm == pytest.approx(torch.cat([g.flatten() for g in expected]).norm().item(), rel=1e-12)
-    looked = learner.look(7, forward)
+    looked = learner.look(LENGTHS, forward)
     assert torch.allclose(looked[0], done.tables[0])
     assert looked[1].sum(1).tolist() == units
 
@@ -106,7 +107,7 @@ def test_a_part_that_goes_forward_twice_drops_the_same_units(
     )
     critic.update(rollouts)
     first, second = passes[: len(passes) // 2], passes[len(passes) // 2 :]
-    assert len(first) == 3
+    assert len(first) == 3 * SLICES
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 

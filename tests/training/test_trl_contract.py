@@ -23,7 +23,8 @@ from traceward.training.settings import AdversarialConfig
 # TRL still says it in the words that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing. is deprecated:FutureWarning")
 LOOK = "TRL changed: look at GRPOTrainer.{} and at what AdversarialTrainer makes of it"
-SEAMS = {
+SEAMS: dict[str, list[Any]] = {
+    "_get_per_token_logps_and_entropies": ["self", "model", "input_ids", "attention_mask", "logits_to_keep", ...],
     "_generate": ["self", "prompts"],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_generate_and_score_completions": ["self", "inputs"],
@@ -36,7 +37,10 @@ PROMPTS = ["Ann has 5 pens.\n", "Ben has 12 apples and 3 pens.\n"]
 def test_the_wrapped_methods_have_these_parameters(name: str) -> None:
     found = getattr(GRPOTrainer, name, None)
     assert found is not None, LOOK.format(name)
-    assert list(inspect.signature(found).parameters) == SEAMS[name], LOOK.format(name)
+    parameters, wanted = list(inspect.signature(found).parameters), SEAMS[name]
+    if ... in wanted:  # the wrapper hands the rest through
+        parameters, wanted = parameters[: wanted.index(...)], wanted[: wanted.index(...)]
+    assert parameters == wanted, LOOK.format(name)
 
 
 def test_only_the_named_methods_are_wrapped() -> None:

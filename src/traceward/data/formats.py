@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from traceward.data.grading import extract_answer
 from traceward.data.segmentation import split_steps
 from traceward.errors import DataError
-from traceward.records import Problem, Trace
+from traceward.records import Problem, Rollout, Trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -84,11 +84,20 @@ def stated_answer(text: str, style: Format) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class EncodedTrace:
-    """Token ids of one prompt and one completion; `key` says whose it is in messages."""
+    """Token ids of one prompt and one completion; `key` says whose it is in messages.
+
+    ref_logprobs: of the completion's tokens under a reward's reference, where they are known (nats).
+    """
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     key: str = ""
+    ref_logprobs: tuple[float, ...] | None = None
+
+
+def as_sampled(rollout: Rollout) -> EncodedTrace:
+    """A rollout by its own token ids: they are never made again from text."""
+    return EncodedTrace(rollout.prompt_ids, rollout.completion_ids, rollout.problem_id, rollout.ref_logprobs)
 
 
 def encode_prompt(problem: Problem, style: Format, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ the batch; scores are invariant to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class TraceBatch:
     unit: (B, T) long, the unit each *completion* token belongs to; -1 on prompt and padding.
     unit_end: (B, U) long, position in T of the last token of each unit; 0 where `unit_mask` is False.
     unit_mask: (B, U) bool.
+    ref_logprobs: (B, T) log-probabilities under a reference that traces brought along (nats); NaN in the rows of those
+    that brought none, None where none did.
     """
 
     input_ids: Tensor
@@ -33,6 +35,7 @@ class TraceBatch:
     unit: Tensor
     unit_end: Tensor
     unit_mask: Tensor
+    ref_logprobs: Tensor | None = None
 
     @property
     def before_unit(self) -> Tensor:
@@ -42,11 +45,15 @@ class TraceBatch:
 
     def rows(self, index: Tensor) -> TraceBatch:
         """The traces at `index`, in that order."""
-        return TraceBatch(*(getattr(self, name)[index] for name in self.__slots__))
+        return self._each(lambda table: table[index])
 
     def to(self, device: torch.device | str) -> TraceBatch:
         """The same batch on another device."""
-        return TraceBatch(*(getattr(self, name).to(device) for name in self.__slots__))
+        return self._each(lambda table: table.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TraceBatch:
+        tables = {name: getattr(self, name) for name in self.__slots__}
+        return replace(self, **{name: change(table) for name, table in tables.items() if table is not None})
 
 
 def collate(
@@ -73,6 +80,8 @@ def collate(
     unit = torch.full((len(traces), width), -1)
     unit_end = torch.zeros(len(traces), units, dtype=torch.long)
     unit_mask = torch.zeros(len(traces), units, dtype=torch.bool)
+    brought = any(trace.ref_logprobs is not None for trace in traces)
+    ref_logprobs = torch.zeros(len(traces), width) if brought else None
     for row, (trace, trace_ends) in enumerate(zip(traces, ends, strict=True)):
         start, stop = len(trace.prompt_ids), len(trace.prompt_ids) + len(trace.completion_ids)
         input_ids[row, :stop] = torch.tensor([*trace.prompt_ids, *trace.completion_ids])
@@ -80,10 +89,13 @@ def collate(
         unit[row, start:stop] = torch.tensor(unit_index(trace_ends))
         unit_end[row, : len(trace_ends)] = torch.tensor(trace_ends) + start
         unit_mask[row, : len(trace_ends)] = True
-    return TraceBatch(input_ids, attention_mask, unit, unit_end, unit_mask)
+        if ref_logprobs is not None:
+            own = trace.ref_logprobs
+            ref_logprobs[row, start:stop] = torch.nan if own is None else torch.tensor(own)
+    return TraceBatch(input_ids, attention_mask, unit, unit_end, unit_mask, ref_logprobs)
 
 
-def by_length(traces: Sequence[EncodedTrace], *, tokens: int = 8192) -> Iterator[list[int]]:
+def by_length(traces: Sequence[EncodedTrace], *, tokens: int = 4096) -> Iterator[list[int]]:
     """Row numbers in batches of similar length, at most `tokens` padded tokens each; long traces come alone."""
     lengths = [len(t.prompt_ids) + len(t.completion_ids) for t in traces]
     batch: list[int] = []

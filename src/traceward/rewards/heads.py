@@ -118,11 +118,16 @@ class LogRatioReading:
 
 
 def token_logprobs(model: PreTrainedModel, batch: TraceBatch, *, temperature: float = 1.0) -> Tensor:
-    """(B, T) log-probability in nats of each token given those before it; the first column is 0."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1].float() / temperature
-    targets = batch.input_ids[:, 1:].unsqueeze(-1)
-    picked = logits.gather(-1, targets).squeeze(-1) - logits.logsumexp(-1)
-    return torch.nn.functional.pad(picked, (1, 0))
+    """(B, T) log-probability in nats of each completion token given those before it.
+
+    Columns in which no trace has begun its completion are 0: they never reach the output layer.
+    """
+    width = batch.input_ids.shape[1]
+    first = max(1, int((batch.unit >= 0).long().argmax(1).min()))
+    out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=width - first + 1)
+    logits, targets = out.logits[:, :-1].float() / temperature, batch.input_ids[:, first:]
+    losses = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return nn.functional.pad(-losses.view_as(targets), (first, 0))
 
 
 def logprobs_under(policy: PreTrainedModel, *, temperature: float) -> PolicyLogprobs:

@@ -128,10 +128,31 @@ class RewardModel(nn.Module):
             return ScalarReading(scalar_values(self.backbone, batch), airl=self.potential is not None)
         return LogRatioReading(
             token_logprobs(self.backbone, batch),
-            partial(token_logprobs, self.reference, batch),
+            partial(self._ref_logprobs, batch),
             beta=self.beta,
             reference_share=self.reference_share,
         )
+
+    def _ref_logprobs(self, batch: TraceBatch) -> Tensor:
+        """(B, T) of the reference, which runs over the traces that did not bring theirs."""
+        assert self.reference is not None
+        if batch.ref_logprobs is None:
+            return token_logprobs(self.reference, batch)
+        found = batch.ref_logprobs.clone()
+        unknown = found.isnan().any(1).nonzero().flatten()
+        if len(unknown):
+            found[unknown] = token_logprobs(self.reference, batch.rows(unknown))
+        return found
+
+    @torch.no_grad()
+    def ref_logprobs(self, traces: Sequence[EncodedTrace]) -> list[tuple[float, ...]]:
+        """What each trace may bring along (`EncodedTrace.ref_logprobs`), so that the reference runs over it once."""
+        found: dict[int, tuple[float, ...]] = {}
+        for rows in by_length(traces):
+            batch = self.batch([traces[row] for row in rows])
+            values = self._ref_logprobs(batch)
+            found |= {row: tuple(values[at][batch.unit[at] >= 0].tolist()) for at, row in enumerate(rows)}
+        return [found[row] for row in range(len(traces))]
 
     def unit_logits(self, batch: TraceBatch) -> Tensor:
         """(B, U) the logit of every unit; 0 where `batch.unit_mask` is False."""

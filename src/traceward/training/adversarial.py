@@ -3,11 +3,12 @@ some, and step_times.py, which times some.
 
 One round (method, "One round"): sample, update the discriminator, score with the updated reward, turn scores into
 advantages, one clipped policy-gradient step with a KL penalty to the start policy. TRL samples, optimises, logs and
-saves; three of its methods are wrapped, none is copied, and tests/training/test_trl_contract.py names them:
+saves; four of its methods are wrapped, none is copied, and tests/training/test_trl_contract.py names them:
 
-  _generate                         its token ids are kept (rewards are computed from ids, never from text)
-  _calculate_rewards                discriminator update, scores; returns one gathered scalar per rollout
-  _generate_and_score_completions   its advantages are replaced by ours, (B, T)
+  _generate                            its token ids are kept (rewards are computed from ids, never from text)
+  _get_per_token_logps_and_entropies   spared for TRL's reference where the reward's own is the same model
+  _calculate_rewards                   discriminator update, scores; returns one gathered scalar per rollout
+  _generate_and_score_completions      its advantages are replaced by ours, (B, T)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from traceward.data.formats import EncodedTrace, Format, encode_prompt, policy_prompt
+from traceward.data.formats import Format, as_sampled, encode_prompt, policy_prompt
 from traceward.data.segmentation import Segmenter, unit_index
 from traceward.objectives.advantages import consensus, on_tokens, trace_mean, whitened
 from traceward.records import Credit, Demonstration, Problem, Rollout, StopReason
@@ -35,6 +36,7 @@ from traceward.training.credit import advantages_of, answer_ids, known_answers, 
 from traceward.training.critic import Critic
 from traceward.training.distribution import everyone, join, on_main, place, shared_samples, shared_scores
 from traceward.training.guards import correlation_inside
+from traceward.training.reference import SharedReference
 from traceward.training.resume import BufferedRollouts
 from traceward.training.schedule import KLController, UpdateSchedule
 from traceward.training.settings import AdversarialConfig
@@ -180,6 +182,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self._unit_of_token = torch.zeros(0, 0, dtype=torch.long)
         self._segmenter = Segmenter(tokenizer)
         keep_start_policy(policy, tokenizer, Path(directory))
+        args = grpo_arguments(config, Path(directory), seed=seed)
+        self._reference = SharedReference(reward, policy, config, mixed=args.bf16)
         every = questions or [d.problem for d in demonstrations]
         self._answers = known_answers(every) if config.outcome_weight else {}
         super().__init__(
@@ -187,7 +191,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             processing_class=tokenizer,
             reward_funcs=exported_reward,
             train_dataset=question_rows(every, config, reward.style, tokenizer),
-            args=grpo_arguments(config, Path(directory), seed=seed),
+            args=args,
             callbacks=list(callbacks),
         )
         silence(self)
@@ -203,14 +207,19 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self._ids = (out[0], out[1])
         return out
 
+    def _get_per_token_logps_and_entropies(self, model: Any, input_ids: Tensor, *rest: Any, **options: Any) -> Any:
+        if model is self.ref_model and self._reference.serves_kl:
+            return torch.zeros(len(input_ids), rest[1], device=input_ids.device), None, None  # (B, completion)
+        return super()._get_per_token_logps_and_entropies(model, input_ids, *rest, **options)
+
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *_texts: list[Any]) -> Tensor:
-        rollouts = everyone(self._rollouts(inputs))  # the round of all processes, on each of them
+        rollouts = self._reference.read(everyone(self._rollouts(inputs)))  # of all processes, on each of them
         if self.critic is not None and self.config.critic_updates and self.model.training:
             self._update_critic(rollouts)
         rewards = self._score(rollouts).to(self.accelerator.device)
         tied = correlation_inside(rewards.tolist(), [len(r.completion_ids) for r in rollouts], self.config.group)
         self._log_metric("reward_length_correlation", tied)
-        own = slice(place()[0] * len(inputs), (place()[0] + 1) * len(inputs))
+        own = self._own = slice(place()[0] * len(inputs), (place()[0] + 1) * len(inputs))
         self._advantages, self._unit_of_token = (part[own] for part in self._credit(rollouts, rewards))
         return rewards[:, None]
 
@@ -219,6 +228,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         mask = out["completion_mask"]
         unit = self._unit_of_token[:, : mask.shape[1]].to(mask.device)  # another process may hold longer completions
         out["advantages"] = on_tokens(self._advantages, unit.masked_fill(mask == 0, -1))
+        self._reference.fill(out, self._own)
         return out
 
     def _policy_logprobs(self, batch: TraceBatch) -> Tensor:
@@ -293,7 +303,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _score(self, rollouts: list[Rollout]) -> Tensor:
         """(B,) the reward that each rollout trains with, by `config.credit`."""
-        traces = [EncodedTrace(r.prompt_ids, r.completion_ids, r.problem_id) for r in rollouts]
+        traces = [as_sampled(r) for r in rollouts]
         by_units = self.config.credit is not Credit.CONSENSUS
         against = self._policy_logprobs if by_units else None
         scored = shared_scores(self.reward, traces, spec=None, policy_logprobs=against)

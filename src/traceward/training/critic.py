@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from traceward.data.corruptions import corrupt
-from traceward.data.formats import EncodedTrace, encode, stated_answer
+from traceward.data.formats import EncodedTrace, as_sampled, encode, stated_answer
 from traceward.data.grading import answers_equal
 from traceward.records import Demonstration, LabelSource, Objective, Rollout, StopReason
 from traceward.rewards.heads import PolicyLogprobs
@@ -99,7 +99,9 @@ class Critic:
             "dropout": self._dropout.getstate(),
             "updates": self.updates,
             "form": self.form.state_dict(),
-            "replay": [(r.problem_id, r.prompt_ids, r.completion_ids, r.text, str(r.stop)) for r in self.replay],
+            "replay": [
+                (r.problem_id, r.prompt_ids, r.completion_ids, r.text, str(r.stop), r.ref_logprobs) for r in self.replay
+            ],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -110,7 +112,8 @@ class Critic:
         self.updates = state["updates"]
         self.form.load_state_dict(state["form"])
         self.replay = [
-            Rollout(key, asked, ids, text, StopReason(stop)) for key, asked, ids, text, stop in state["replay"]
+            Rollout(key, asked, ids, text, StopReason(stop), ref_logprobs)
+            for key, asked, ids, text, stop, ref_logprobs in state["replay"]
         ]
 
     # ---- batches -------------------------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ class Critic:
         """Policy traces with the label that `label_source` gives them; their token ids are used as sampled."""
         found = []
         for rollout in rollouts:
-            trace = EncodedTrace(rollout.prompt_ids, rollout.completion_ids, rollout.problem_id)
+            trace = as_sampled(rollout)
             source, agrees = self.settings.label_source, False
             if source.uses_final_answers:
                 given = stated_answer(rollout.text, self.reward.style)
@@ -239,7 +242,7 @@ class Critic:
 
         smoothing = self.settings.smoothing
         done = self.learner.step(
-            len(examples), forward, lambda tables: self._loss(examples, tables, smoothing), learned=1 + bool(lines)
+            _lengths(examples), forward, lambda tables: self._loss(examples, tables, smoothing), learned=1 + bool(lines)
         )
         self.reward.eval()
         self.updates += 1
@@ -247,7 +250,7 @@ class Critic:
         return self._figures(examples, done.tables, done.loss) | {"grad_norm": done.grad_norm, **slope}
 
     def _look(self, examples: Sequence[Example]) -> Tables:
-        return self.learner.look(len(examples), lambda rows: self._tables([examples[row] for row in rows]))
+        return self.learner.look(_lengths(examples), lambda rows: self._tables([examples[row] for row in rows]))
 
     def _figures(self, examples: Sequence[Example], tables: Tables, loss: float) -> dict[str, float]:
         device = tables[0].device
@@ -277,6 +280,11 @@ class Critic:
 def _labels(examples: Sequence[Example]) -> Tensor:
     """(B,) 1 for experts."""
     return torch.tensor([e.label for e in examples])
+
+
+def _lengths(examples: Sequence[Example]) -> list[int]:
+    """(B,) tokens of each row."""
+    return [len(e.trace.prompt_ids) + len(e.trace.completion_ids) for e in examples]
 
 
 def _pick(rng: random.Random, rollouts: Sequence[Rollout], count: int) -> list[Rollout]:

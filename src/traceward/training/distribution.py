@@ -128,19 +128,20 @@ def shared_scores(
     spec: UnitSpec | None,
     policy_logprobs: PolicyLogprobs | None = None,
 ) -> list[ScoredTrace]:
-    """`scorer.score_encoded` with its batches divided; they are those of one process, so the scores are its bits."""
+    """`scorer.score_encoded` with its batches divided."""
+    return shared_by_length(traces, lambda some: scorer.score_encoded(some, spec=spec, policy_logprobs=policy_logprobs))
+
+
+def shared_by_length(traces: Sequence[EncodedTrace], read: Callable[[list[EncodedTrace]], list[Found]]) -> list[Found]:
+    """What `read`, which goes by batches of similar length, finds of each trace. The batches are divided and are those
+    of one process, so what is found are its bits."""
     from traceward.rewards.batches import by_length
 
     if place()[1] == 1:
-        return scorer.score_encoded(traces, spec=spec, policy_logprobs=policy_logprobs)
+        return read(list(traces))
     batches = list(by_length(traces))
-    found = shared(
-        batches,
-        lambda rows: scorer.score_encoded([traces[row] for row in rows], spec=spec, policy_logprobs=policy_logprobs),
-    )
-    by_row = {
-        row: score for rows, scores in zip(batches, found, strict=True) for row, score in zip(rows, scores, strict=True)
-    }
+    found = shared(batches, lambda rows: read([traces[row] for row in rows]))
+    by_row = {row: one for rows, some in zip(batches, found, strict=True) for row, one in zip(rows, some, strict=True)}
     return [by_row[row] for row in range(len(traces))]
 
 

@@ -33,6 +33,9 @@ Loss = Callable[[Tables], Tensor]
 """The tables of all rows -> a scalar."""
 
 
+SLICES = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What a step did, and the tables that it started from."""
@@ -52,7 +55,7 @@ class Through(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, function: Callable[[], Tables]) -> Tables:
+    def forward(self, function: Callable[[], list[Tables]]) -> list[Tables]:
         """What `function` returns."""
         device = next(self.backbone.parameters()).device.type
         with torch.autocast(device, enabled=False):
@@ -149,10 +152,23 @@ class Learner:
         passes = -(-count // (processes * self.rows_per_pass))
         return [list(range(count))[at :: passes * processes] for at in range(min(count, passes * processes))]
 
-    def look(self, count: int, forward: Forward) -> Tables:
-        """The tables of rows 0 .. count - 1, on every process, without gradients."""
+    def _slices(self, rows: Sequence[int], lengths: Sequence[int], smallest: int) -> list[list[int]]:
+        """A part in SLICES of similar length, whose passes hold less padding. As many in each part: a pass through
+        sharded weights waits for all processes."""
+        ordered, count = sorted(rows, key=lambda row: lengths[row]), min(SLICES, smallest)
+        return [ordered[len(rows) * at // count : len(rows) * (at + 1) // count] for at in range(count)]
+
+    def _sliced(self, lengths: Sequence[int]) -> list[list[list[int]]]:
+        """Parts, each of them in slices."""
+        parts = self._parts(len(lengths))
+        smallest = min(map(len, parts))
+        return [self._slices(rows, lengths, smallest) for rows in parts]
+
+    def look(self, lengths: Sequence[int], forward: Forward) -> Tables:
+        """The tables of all rows, of which `lengths` are the tokens, on every process, without gradients."""
         with torch.no_grad():
-            return self._whole(count, shared(self._parts(count), lambda rows: (rows, _on_cpu(forward(rows)))))
+            found = shared(self._sliced(lengths), lambda part: [(rows, _on_cpu(forward(rows))) for rows in part])
+        return self._whole(len(lengths), [one for part in found for one in part])
 
     def _whole(self, count: int, parts: Sequence[tuple[list[int], Tables]]) -> Tables:
         width = max(tables[0].shape[1] for _, tables in parts)
@@ -165,30 +181,44 @@ class Learner:
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
-    def step(self, count: int, forward: Forward, loss: Loss, *, learned: int = 1) -> Step:
-        """One optimiser step on `loss` over rows 0 .. count - 1; every process ends with the same weights.
+    def step(self, lengths: Sequence[int], forward: Forward, loss: Loss, *, learned: int = 1) -> Step:
+        """One optimiser step on `loss` over all rows, of which `lengths` are the tokens; every process ends with the
+        same weights.
 
         The first `learned` tables carry gradients: the logits, and what else the loss wants to move.
         """
-        mine = share(self._parts(count))
+
+        def pass_of(slices: list[list[int]]) -> list[Tables]:
+            return [forward(rows) for rows in slices]
+
+        mine = share(self._sliced(lengths))
         once = len(mine) == 1
         with torch.set_grad_enabled(once):
             run = self._run if once else Through(self.backbone)
-            found = [run(partial(forward, rows)) for rows, _ in mine]
-        parts = [(rows, _on_cpu(tables)) for (rows, own), tables in zip(mine, found, strict=True) if own]
-        tables = self._whole(count, everyone(parts))
+            found = [run(partial(pass_of, part)) for part, _ in mine]
+        own_tables = [
+            (rows, _on_cpu(some))
+            for (part, own), passed in zip(mine, found, strict=True)
+            if own
+            for rows, some in zip(part, passed, strict=True)
+        ]
+        tables = self._whole(len(lengths), everyone(own_tables))
         moved = [table.requires_grad_() for table in tables[:learned]]
         value = loss(tables)
         gradients = torch.autograd.grad(value, moved)
         with self._steps_now():
             self.optimiser.zero_grad()
-            for at, (rows, own) in enumerate(mine):
+            for at, (part, own) in enumerate(mine):
                 with self._reducing(at == len(mine) - 1):
-                    mine_again = (found[at] if once else self._run(partial(forward, rows)))[:learned]
+                    again = found[at] if once else self._run(partial(pass_of, part))
                     # Processes average their gradients; the whole batch wants the sum.
                     scale = place()[1] if own else 0
-                    pulls = zip(mine_again, gradients, strict=True)
-                    self._backward(sum((table * pull[rows, : table.shape[1]] * scale).sum() for table, pull in pulls))
+                    pulled = [
+                        (table * pull[rows, : table.shape[1]] * scale).sum()
+                        for rows, some in zip(part, again, strict=True)
+                        for table, pull in zip(some[:learned], gradients, strict=True)
+                    ]
+                    self._backward(torch.stack(pulled).sum())
             norm = self._clip()
             self.optimiser.step()
         return Step(value.item(), tuple(table.detach() for table in tables), norm)

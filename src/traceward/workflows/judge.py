@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from traceward.config import Recipe
-from traceward.data.formats import EncodedTrace, parse_completion, stated_answer
+from traceward.data.formats import EncodedTrace, as_sampled, parse_completion, stated_answer
 from traceward.data.grading import canonical_answer
 from traceward.data.jsonl import write_jsonl
 from traceward.data.segmentation import split_steps
@@ -47,7 +47,7 @@ class Sampled:
     @property
     def encoded(self) -> EncodedTrace:
         """Its token ids, as sampled."""
-        return EncodedTrace(self.rollout.prompt_ids, self.rollout.completion_ids, self.rollout.problem_id)
+        return as_sampled(self.rollout)
 
 
 def read_samples(run: RunDirectory, task: Task, recipe: Recipe) -> list[Sampled]:
