@@ -95,6 +95,7 @@ def test_sums_and_lowest_tokens_by_hand() -> None:
         unit=torch.tensor([[-1, 0, 0, 1, -1], [-1, -1, 0, 0, 0]]),
         unit_end=torch.tensor([[2, 3], [4, 0]]),
         unit_mask=torch.tensor([[True, True], [True, False]]),
+        prompt=torch.tensor([0, 1]),
     )
     values = torch.tensor([[100.0, 1.0, 2.0, 4.0, 100.0], [100.0, 100.0, 8.0, 16.0, 32.0]])
     assert sum_by_unit(values, batch).tolist() == [[3.0, 4.0], [56.0, 0.0]]

@@ -26,6 +26,7 @@ class TraceBatch:
     unit: (B, T) long, the unit each *completion* token belongs to; -1 on prompt and padding.
     unit_end: (B, U) long, position in T of the last token of each unit; 0 where `unit_mask` is False.
     unit_mask: (B, U) bool.
+    prompt: (B,) long, equal in rows that share their prompt.
     ref_logprobs: (B, T) log-probabilities under a reference that traces brought along (nats); NaN in the rows of those
     that brought none, None where none did.
     """
@@ -35,13 +36,18 @@ class TraceBatch:
     unit: Tensor
     unit_end: Tensor
     unit_mask: Tensor
+    prompt: Tensor
     ref_logprobs: Tensor | None = None
+
+    @property
+    def start(self) -> Tensor:
+        """(B,) position of each completion's first token."""
+        return (self.unit >= 0).long().argmax(1)
 
     @property
     def before_unit(self) -> Tensor:
         """(B, U) position of the last token before each unit: the state in which it began; 0 on padding."""
-        first = (self.unit >= 0).long().argmax(1, keepdim=True)
-        return torch.cat([first - 1, self.unit_end[:, :-1]], 1).masked_fill(~self.unit_mask, 0)
+        return torch.cat([self.start[:, None] - 1, self.unit_end[:, :-1]], 1).masked_fill(~self.unit_mask, 0)
 
     def rows(self, index: Tensor) -> TraceBatch:
         """The traces at `index`, in that order."""
@@ -92,18 +98,29 @@ def collate(
         if ref_logprobs is not None:
             own = trace.ref_logprobs
             ref_logprobs[row, start:stop] = torch.nan if own is None else torch.tensor(own)
-    return TraceBatch(input_ids, attention_mask, unit, unit_end, unit_mask, ref_logprobs)
+    seen: dict[tuple[int, ...], int] = {}
+    prompt = torch.tensor([seen.setdefault(trace.prompt_ids, len(seen)) for trace in traces])
+    return TraceBatch(input_ids, attention_mask, unit, unit_end, unit_mask, prompt, ref_logprobs)
 
 
 def by_length(traces: Sequence[EncodedTrace], *, tokens: int = 4096) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, at most `tokens` padded tokens each; long traces come alone."""
+    """Row numbers in batches of similar length, at most `tokens` padded tokens each; long traces come alone.
+
+    Traces that share their prompt stay together (traceward.rewards.prompts), in the place of the longest of them.
+    """
     lengths = [len(t.prompt_ids) + len(t.completion_ids) for t in traces]
+    longest: dict[tuple[int, ...], tuple[int, int]] = {}  # of each prompt: the length, and minus the first row
+    for row, trace in enumerate(traces):
+        length, first = longest.get(trace.prompt_ids, (0, -row))
+        longest[trace.prompt_ids] = max(length, lengths[row]), first
     batch: list[int] = []
-    for row in sorted(range(len(traces)), key=lambda r: (-lengths[r], r)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+    width = 0
+    for row in sorted(range(len(traces)), key=lambda r: (longest[traces[r].prompt_ids], lengths[r], -r), reverse=True):
+        if batch and (len(batch) + 1) * max(width, lengths[row]) > tokens:
             yield batch
-            batch = []
+            batch, width = [], 0
         batch.append(row)
+        width = max(width, lengths[row])
     if batch:
         yield batch
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from traceward.rewards.batches import TraceBatch, lowest_by_unit, mean_by_unit, sum_by_unit
+from traceward.rewards.prompts import can_share, completion_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -122,12 +123,22 @@ def token_logprobs(model: PreTrainedModel, batch: TraceBatch, *, temperature: fl
 
     Columns in which no trace has begun its completion are 0: they never reach the output layer.
     """
+    if can_share(model, batch):
+        return _shared_logprobs(completion_logits(model, batch).float() / temperature, batch)
     width = batch.input_ids.shape[1]
-    first = max(1, int((batch.unit >= 0).long().argmax(1).min()))
+    first = max(1, int(batch.start.min()))
     out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=width - first + 1)
     logits, targets = out.logits[:, :-1].float() / temperature, batch.input_ids[:, first:]
     losses = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return nn.functional.pad(-losses.view_as(targets), (first, 0))
+
+
+def _shared_logprobs(logits_BCV: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
+    """`token_logprobs` from the logits of completion tokens alone."""
+    inside = batch.unit >= 0
+    here = torch.arange(logits_BCV.shape[1], device=inside.device) < inside.sum(1)[:, None]
+    losses = nn.functional.cross_entropy(logits_BCV[here], batch.input_ids[inside], reduction="none")
+    return torch.zeros(inside.shape, device=inside.device).masked_scatter(inside, -losses)
 
 
 def logprobs_under(policy: PreTrainedModel, *, temperature: float) -> PolicyLogprobs:
