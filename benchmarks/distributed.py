@@ -55,7 +55,8 @@ def differences(one: dict[str, Any], two: dict[str, Any]) -> dict[str, float]:
 
 
 def sharded(kind: str, room: Path) -> float:
-    """The largest difference of weights and scores between a discriminator in one process and one sharded over two."""
+    """The largest difference of weights, and of scores as a share of them, between a discriminator in one process and
+    one sharded over two."""
     for name, launch in (("plain", [sys.executable]), (kind, LAUNCH)):
         if not (room / name / "figures.json").exists():
             subprocess.run([*launch, str(HERE / "_sharded.py"), name, str(room / name)], check=True)
@@ -64,7 +65,8 @@ def sharded(kind: str, room: Path) -> float:
     for head in plain:
         weights = [load_file(room / name / head / "model" / "model.safetensors") for name in ("plain", kind)]
         pairs += [(weights[0][name], weights[1][name]) for name in weights[0]]
-        pairs += zip(plain[head]["scores"], other[head]["scores"], strict=True)
+        for score, same in zip(plain[head]["scores"], other[head]["scores"], strict=True):
+            pairs.append((score / max(1.0, abs(score)), same / max(1.0, abs(score))))
     return largest(pairs)
 
 
