@@ -21,7 +21,11 @@ from traceward.rewards.model import RewardModel
 from traceward.workflows.train import check, run_recipe
 
 pytestmark = pytest.mark.timeout(900)
+ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "traceward"]
+DDP = ROOT / "recipes" / "accelerate" / "ddp.yaml"  # without a GPU its processes talk over gloo
+ACCELERATE = ["accelerate.commands.launch", "--config_file", str(DDP), "--num_processes", "2"]
+ACCELERATE += ["--main_process_port", "0", "-m", "traceward"]  # any free one
 RECIPE = """
 [data]
 demonstrations = 8
@@ -65,8 +69,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     recipe = room / "recipe.toml"
     recipe.write_text(RECIPE, encoding="utf-8")
     run_recipe(recipe, out=room / "one", overrides=["run.arms=[]", "run.workers=1"])
-    command = [*TORCHRUN, "train", recipe, "--out", room / "two", "--set", "run.arms=['sft', 'adversarial']"]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd=room)
+    options = ["--out", str(room / "two"), "--set", "run.arms=['sft', 'adversarial']"]
+    command = [sys.executable, "-m", *ACCELERATE, "train", str(recipe), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=room)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.splitlines() == [  # one process speaks
         f"run: {room / 'two'}",
@@ -123,7 +128,7 @@ def test_a_grid_refuses_to_be_launched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    recipe = Path(__file__).parents[2] / "recipes" / "ablation.toml"
+    recipe = ROOT / "recipes" / "ablation.toml"
     assert cli.run(["train", str(recipe), "--out", str(tmp_path / "grid")]) == 2
     assert "a grid must be run by one process" in capsys.readouterr().err
 
@@ -139,8 +144,7 @@ def test_checkpoints_under_deepspeed_are_refused_at_the_start(monkeypatch: pytes
 @pytest.mark.slow
 def test_a_batch_that_cannot_be_divided_is_refused_by_every_process(tmp_path: Path) -> None:
     command = [*TORCHRUN, "train", "recipes/demo.toml", "--out", str(tmp_path / "run"), "--set", "sft.batch=7"]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env={**os.environ})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ})
     assert done.returncode != 0
     assert "sft.batch must be a multiple of the processes: got 7 for 2" in done.stderr
     assert not (tmp_path / "run").exists()
