@@ -8,6 +8,7 @@ state is a prefix, as in language, where shaping telescopes and the return of wh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -43,14 +44,23 @@ class World:
     steps: int
     traces: Tensor | None = None
 
+    @cached_property
+    def absent(self) -> Tensor:
+        """(S, A) bool, True where there is no such action."""
+        return self.following < 0
+
+    @cached_property
+    def final(self) -> Tensor:
+        """(S,) bool, True where there is no action at all."""
+        return self.absent.all(1)
+
     def soft_optimal(self, reward_S: Tensor) -> Tensor:  # noqa: N803
         """(S, A) log-probabilities of the policy that maximises reward and entropy, at temperature 1."""
-        there, to = self.following >= 0, self.following.clamp(min=0)
-        value = torch.zeros_like(reward_S)
-        for _ in range(self.steps if self.traces is not None else 100):  # 0.9^100 < 3e-5
-            q = (reward_S + self.gamma * value)[to].masked_fill(~there, -torch.inf)
-            value = torch.where(there.any(1), q.logsumexp(1), 0.0)
-        return (q - value[:, None]).masked_fill(~there, -torch.inf)
+        to, value = self.following.clamp(min=0), torch.zeros_like(reward_S)
+        for _ in range(self.steps if self.traces is not None else 60):  # 0.9^60 < 0.002
+            q = (reward_S + self.gamma * value)[to].masked_fill(self.absent, -torch.inf)
+            value = q.logsumexp(1).masked_fill(self.final, 0.0)
+        return q - value[:, None]
 
     def expert(self) -> Tensor:
         """(S, A) log-probabilities."""
@@ -59,11 +69,14 @@ class World:
     def walk(self, policy_SA: Tensor, count: int, generator: torch.Generator) -> Walks:  # noqa: N803
         """`count` walks from random starts."""
         state = self.starts[torch.randint(len(self.starts), (count,), generator=generator)]
+        upto, draws = (
+            policy_SA.exp().cumsum(1)[:, :-1].contiguous(),
+            torch.rand(self.steps, count, 1, generator=generator),
+        )
         units = []
-        for _ in range(self.steps):
-            goes = (self.following[state] >= 0).any(1)
-            likely = torch.where(goes[:, None], policy_SA[state].exp(), 1.0)
-            action = torch.multinomial(likely, 1, generator=generator)[:, 0]
+        for draw in draws:
+            goes = ~self.final[state]
+            action = (draw > upto[state]).sum(1) * goes
             after = torch.where(goes, self.following[state, action], state)
             units.append((state, after, action, goes))
             state = after
@@ -78,7 +91,7 @@ def grid(seed: int, *, side: int = 5) -> World:
         [min(max(y + dy, 0), side - 1) * side + min(max(x + dx, 0), side - 1) for dy, dx in moves] for y, x in cells
     ]
     reward = torch.randn(len(cells), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return World(torch.tensor(following), reward, torch.arange(len(cells)), gamma=0.9, steps=30)
+    return World(torch.tensor(following), reward, torch.arange(len(cells)), gamma=0.9, steps=20)
 
 
 def tree(seed: int, *, prompts: int = 3, symbols: int = 4, depth: int = 4) -> World:

@@ -52,8 +52,8 @@ def test_the_expert_is_soft_optimal(planted: ModuleType) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_airl_recovers_the_rewards_of_states_that_merge(planted: ModuleType, seed: int) -> None:
     world = planted.grid(seed)
-    found = planted.compare(world, planted.learn(world, Objective.AIRL, updates=300, seed=seed))
-    assert found["pearson"] > 0.93
+    found = planted.compare(world, planted.learn(world, Objective.AIRL, updates=250, seed=seed))
+    assert found["pearson"] > 0.95
     assert found["spearman"] > 0.9
     assert found["slope"] > 0.75
     assert found["policy_kl"] < 0.005
@@ -62,7 +62,7 @@ def test_airl_recovers_the_rewards_of_states_that_merge(planted: ModuleType, see
 @pytest.mark.parametrize("seed", [0, 1])
 def test_airl_recovers_the_returns_of_a_prompts_texts(planted: ModuleType, seed: int) -> None:
     world = planted.tree(seed)
-    found = planted.compare(world, planted.learn(world, Objective.AIRL, updates=400, seed=seed))
+    found = planted.compare(world, planted.learn(world, Objective.AIRL, updates=250, seed=seed))
     assert found["pearson"] > 0.92
     assert found["spearman"] > 0.92
     assert found["slope"] > 0.75
@@ -72,7 +72,7 @@ def test_gail_stops_short_and_vanishes_where_the_policy_is_the_expert(planted: M
     world = planted.grid(0)
     made = {
         (objective, expert): planted.compare(
-            world, planted.learn(world, objective, updates=300, seed=0, against_expert=expert)
+            world, planted.learn(world, objective, updates=250, seed=0, against_expert=expert)
         )
         for objective in (Objective.AIRL, Objective.GAIL)
         for expert in (False, True)
@@ -92,5 +92,5 @@ def test_without_the_policys_log_probability_the_reward_is_not_found(
     # What airl's logit takes off is what makes g a reward: the test above can fail.
     monkeypatch.setattr(planted, "airl_logits", lambda shaped, _logprobs: shaped)
     world = planted.grid(0)
-    found = planted.compare(world, planted.learn(world, Objective.AIRL, updates=300, seed=0, against_expert=True))
+    found = planted.compare(world, planted.learn(world, Objective.AIRL, updates=250, seed=0, against_expert=True))
     assert abs(found["slope"]) < 0.1
