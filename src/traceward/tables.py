@@ -39,6 +39,7 @@ _NAMES = {
     "majority": "majority vote",
     "base_logprob": "base log-prob",
     "sft_logprob": "SFT log-prob",
+    "sft_log_ratio": "SFT log-ratio",
     "base_logprob_token": "base least likely token",
     "sft_logprob_token": "SFT least likely token",
     "shortest": "shortest",
@@ -54,7 +55,7 @@ _NAMES = {
     "localise": "first wrong step",
     "held_out_auroc": "held-out AUROC",
 }
-_LOGPROBS = ("base_logprob", "sft_logprob")
+_RIVALS = ("base_logprob", "sft_logprob", "sft_log_ratio")
 
 
 def show(tables: Sequence[Table], *, stderr: bool = False) -> None:
@@ -201,7 +202,7 @@ def _localise_table(title: str, found: LocaliseTable, caption: str) -> Table:
     for name, row in found.rows.items():
         if row is not None:
             table.add_row(name_of(name), *_cells(row))
-        elif name in _LOGPROBS:
+        elif name in _RIVALS:
             table.add_row(name_of(name), NOT_GIVEN, "", "", "")
     return table
 

@@ -107,7 +107,9 @@ def test_a_sharded_discriminator_learns_scores_and_saves_alike(plain: Path, tmp_
 # ---- work divided ----------------------------------------------------------------------------------------------------
 
 DIVIDED = """
-import json, sys
+import atexit, json, sys
+import torch
+atexit.register(lambda: open(f"{sys.argv[1]}-{me}", "x").write(str(torch.distributed.is_initialized())))
 from traceward.training.distribution import everyone, is_main, join, on_main, place, share, shared
 join()
 me, all = place()
@@ -130,7 +132,10 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
     """What each of two processes made of the same work, main process first."""
     room = tmp_path_factory.mktemp("divided")
     (room / "work.py").write_text(DIVIDED, encoding="utf-8")
-    return sorted(json.loads(line) for line in run(*TORCHRUN, room / "work.py", room / "written").splitlines())
+    found = sorted(json.loads(line) for line in run(*TORCHRUN, room / "work.py", room / "written").splitlines())
+    # An interpreter that ends beside the threads of a process group is aborted now and then.
+    assert [(room / f"written-{me}").read_text(encoding="utf-8") for me in (0, 1)] == ["False", "False"]
+    return found
 
 
 def test_each_item_is_worked_on_by_one_process_and_known_to_all(divided: list[list[Any]]) -> None:

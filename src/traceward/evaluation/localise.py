@@ -19,7 +19,8 @@ from traceward.evaluation.scorer import REWARD, Scorer, score_traces
 from traceward.evaluation.statistics import Array, Estimate, bootstrap_ratio, finite, harmonic_mean
 from traceward.records import Head, Problem, ScoredTrace, Trace
 
-METHODS = (REWARD, "sft_logprob", "base_logprob", "entropy")  # rows that are always in the table
+SFT_LOG_RATIO = "sft_log_ratio"
+METHODS = (REWARD, "sft_logprob", SFT_LOG_RATIO, "base_logprob", "entropy")  # rows that are always in the table
 CONSTANT, CHANCE = "constant", "chance"
 NO_ERROR = -1
 _ROUNDING = 1e-3  # nats above 0 that a sum of 16-bit log-probs may show
@@ -44,9 +45,9 @@ def suspicion(head: Head, read: ScoredTrace) -> Array:
 
 
 def suspicions(name: str, head: Head, read: ScoredTrace) -> dict[str, tuple[float, ...]]:
-    """The rows that one scorer gives a localisation table: a reward its own, a model's log-prob two, the drop over
-    whole units and, as the reward is read, the least likely token (`NAME_token`)."""
-    if name == REWARD:
+    """The rows that one scorer gives a localisation table: a reward or log-ratio its own, a model's log-prob two, the
+    drop over whole units and, as the reward is read, the least likely token (`NAME_token`)."""
+    if name in (REWARD, SFT_LOG_RATIO):
         return {name: tuple(suspicion(head, read).tolist())}
     drops = {name: read.unit_logits, f"{name}_token": read.unit_lows}
     return {row: tuple(logprob_suspicion(values).tolist()) for row, values in drops.items() if values}

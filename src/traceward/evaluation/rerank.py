@@ -3,7 +3,8 @@
 Ties are resolved in expectation: a rule that cannot tell some traces (or answers) apart earns their mean correctness,
 which is what a random choice among them earns on average, without a seed. Rows, always these (method, "Evaluation
 protocol"):
-  reward, base_logprob, sft_logprob   the trace with the highest score; a score nobody measured is None in the table
+  reward, base_logprob, sft_logprob, sft_log_ratio   the trace with the highest score; None in the table for a score
+                  nobody measured
   weighted_vote   the answer with the largest sum of softmax(reward), taken over the traces that state an answer
   majority        the answer that most traces state
   shortest        the trace with the smallest length
@@ -32,8 +33,8 @@ from traceward.evaluation.scorer import REWARD, Scorer, score_traces
 from traceward.evaluation.statistics import Array, Estimate, bootstrap_mean, finite, paired_difference, pass_at_k
 from traceward.records import Problem, Trace
 
-LOGPROBS = ("base_logprob", "sft_logprob")
-ROWS = (REWARD, "weighted_vote", "majority", *LOGPROBS, "shortest", "expected_random", "oracle")
+RIVALS = ("base_logprob", "sft_logprob", "sft_log_ratio")
+ROWS = (REWARD, "weighted_vote", "majority", *RIVALS, "shortest", "expected_random", "oracle")
 VOTE_SUBSETS = 200  # a vote of n among more traces: all subsets up to this many, otherwise this many drawn ones
 RECENCY = 0.95
 _TIE = 1e-9  # relative: votes that differ by less differ by the order of summation
@@ -44,7 +45,7 @@ class RerankGroup:
     """The sampled traces of one problem, a value of each tuple per trace.
 
     answers: canonical keys, None where a trace states none.  lengths: in any one unit.
-    scores: high = better; "reward" must be there, LOGPROBS may be, other names become rows of their own.
+    scores: high = better; "reward" must be there, RIVALS may be, other names become rows of their own.
     """
 
     problem_id: str
@@ -64,7 +65,7 @@ class RerankGroup:
             self._refuse("answers must be None where a trace states none", self.answers)
         if REWARD not in self.scores:
             self._refuse(f"scores must hold {REWARD!r}", sorted(self.scores))
-        if taken := sorted(set(self.scores) & (set(ROWS) - {REWARD, *LOGPROBS})):
+        if taken := sorted(set(self.scores) & (set(ROWS) - {REWARD, *RIVALS})):
             self._refuse("scores must not take the name of a row", taken[0])
         for name, values in scores.items():
             if bad := [value for value in values if not math.isfinite(value)]:

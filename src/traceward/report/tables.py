@@ -31,6 +31,7 @@ RERANK = (
     Method("reward", "Reward", Kind.OURS, "picks the trace it scores highest"),
     Method("weighted_vote", "Reward-weighted vote", Kind.OURS_TOO),
     Method("majority", "Majority vote"),
+    Method("sft_log_ratio", "SFT log-ratio", note="SFT read as the reward is"),
     Method("sft_logprob", "SFT log-prob"),
     Method("base_logprob", "Base log-prob"),
     Method("shortest", "Shortest"),
@@ -39,6 +40,7 @@ RERANK = (
 )
 LOCALISE = (
     Method("reward", "Reward", Kind.OURS),
+    Method("sft_log_ratio", "SFT log-ratio"),
     Method("sft_logprob", "SFT log-prob drop"),
     Method("sft_logprob_token", "SFT least likely token"),
     Method("base_logprob", "Base log-prob drop"),

@@ -1,4 +1,4 @@
-"""Scorers that learn nothing: a model's own log-probability, and one that gives every trace the same score."""
+"""Scorers without a discriminator: a model's own log-probability, SFT as a log-ratio, the same score for all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from traceward.data.segmentation import Segmenter
 from traceward.records import Head, Problem, ScoredTrace, Trace, UnitSpec
 from traceward.rewards.batches import by_length, collate, lowest_by_unit, sum_by_unit, unpadded
 from traceward.rewards.heads import PolicyLogprobs, token_logprobs
-from traceward.rewards.model import STEPS
+from traceward.rewards.model import STEPS, RewardModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,6 +66,20 @@ class LogProbScorer:
     def score(self, items: Sequence[tuple[Problem, Trace]]) -> list[ScoredTrace]:
         """Log-probabilities of traces given as text; one unit per step, then the answer line."""
         return self.score_encoded([encode(problem, trace, self.style, self.tokenizer) for problem, trace in items])
+
+
+def sft_log_ratio(sft: LogProbScorer, base: LogProbScorer, *, reference_share: float) -> RewardModel:
+    """What fine-tuning learned of the demonstrations, read as a log-ratio reward is: SFT in the place of p_phi, the
+    base model in that of p_ref, no discriminator (findings, "log-ratio is the first rival")."""
+    return RewardModel(
+        backbone=sft.model,
+        reference=base.model,
+        tokenizer=sft.tokenizer,
+        head=Head.LOG_RATIO,
+        spec=STEPS,
+        style=sft.style,
+        reference_share=reference_share,
+    )
 
 
 class UniformScorer:

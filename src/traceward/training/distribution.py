@@ -10,6 +10,7 @@ accelerate starts the processes and their communication (`join`). Alone, every f
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import sys
@@ -52,6 +53,15 @@ def join() -> None:
 
     if not torch.distributed.is_initialized():
         PartialState(cpu=not torch.cuda.is_available())
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Stop the threads of the process group: an interpreter that ends beside them may be aborted."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def place() -> tuple[int, int]:

@@ -183,20 +183,20 @@ def judge_reward(run: RunDirectory, reward: RewardModel) -> dict[str, Any]:
 
 
 def judge_run(run: RunDirectory) -> dict[str, Any]:
-    """All figures of the run's own reward beside base and SFT log-prob; writes examples.jsonl."""
+    """All figures of the run's own reward beside those of base and SFT; writes examples.jsonl."""
     from traceward.rewards.model import RewardModel
-    from traceward.rewards.rivals import LogProbScorer
+    from traceward.rewards.rivals import LogProbScorer, sft_log_ratio
 
     recipe = run.recipe()
     task = load_task(recipe)
     samples = read_samples(run, task, recipe)
     style = recipe.data.format
-    scorers: dict[str, TraceScorer] = {
-        "reward": RewardModel.load(run.path / "reward"),
-        "base_logprob": LogProbScorer(*base_policy(run), style),
-    }
+    base = LogProbScorer(*base_policy(run), style)
+    scorers: dict[str, TraceScorer] = {"reward": RewardModel.load(run.path / "reward"), "base_logprob": base}
     if run.part("sft") is not None:
-        scorers["sft_logprob"] = LogProbScorer(*sft_policy(run), style)
+        sft = LogProbScorer(*sft_policy(run), style)
+        ratio = sft_log_ratio(sft, base, reference_share=recipe.reward.reference_share)
+        scorers |= {"sft_logprob": sft, "sft_log_ratio": ratio}
     scores = score_all(scorers, samples)
     on_main(write_jsonl)(run.path / "examples.jsonl", examples(samples, scores["reward"], task, recipe))
     return judge_samples(samples, scores, recipe.evaluation.samples)

@@ -96,7 +96,7 @@ def localise_file(
     records = read_traces(traces)
     tuning = read_traces(tune) if tune is not None else []
     _refuse_shared(traces, records, tune, tuning)
-    scorers = open_scorers(reward, {"base_logprob": base, "sft_logprob": sft})
+    scorers = open_scorers(reward, base=base, sft=sft)
     limits = {} if threshold is None else {REWARD: threshold}
     constant = None
     if tune is not None:

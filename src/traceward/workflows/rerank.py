@@ -71,7 +71,7 @@ def rerank_file(
     n: traces per question in the table; left out, as many as the smallest labelled question has.
     """
     records = read_traces(traces)
-    scorers = open_scorers(reward, {"base_logprob": base, "sft_logprob": sft})
+    scorers = open_scorers(reward, base=base, sft=sft)
     readings = read_scores(scorers, records, traces, too_long=too_long, progress=progress)
     grouped = group_records(records)
     head = scorers["reward"].head

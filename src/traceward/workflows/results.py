@@ -14,7 +14,17 @@ from traceward.records import Credit
 from traceward.training.run_directory import RunDirectory
 
 SCHEMA = 1
-RERANK = ("expected_random", "majority", "weighted_vote", "shortest", "base_logprob", "sft_logprob", "reward", "oracle")
+RERANK = (
+    "expected_random",
+    "majority",
+    "weighted_vote",
+    "shortest",
+    "base_logprob",
+    "sft_logprob",
+    "sft_log_ratio",
+    "reward",
+    "oracle",
+)
 LOCALISE = (
     "chance",
     "constant",
@@ -22,6 +32,7 @@ LOCALISE = (
     "base_logprob_token",
     "sft_logprob",
     "sft_logprob_token",
+    "sft_log_ratio",
     "reward",
 )
 POLICIES = ("base", *(str(arm) for arm in Arm))

@@ -22,7 +22,8 @@ from traceward.evaluation.localise import increments
 from traceward.loading import load_policy
 from traceward.records import Head, ScoredTrace, StopReason, Trace
 from traceward.rewards.model import RewardModel
-from traceward.rewards.rivals import LogProbScorer
+from traceward.rewards.rivals import LogProbScorer, sft_log_ratio
+from traceward.training.settings import RewardSettings
 from traceward.workflows import TooLong
 
 if TYPE_CHECKING:
@@ -60,13 +61,16 @@ def open_policy(place: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return load_policy(place, place)
 
 
-def open_scorers(reward: Path, rivals: Mapping[str, str | None]) -> dict[str, Scorer]:
-    """The reward, then the log-prob of each rival model that was given; all in the reward's format."""
+def open_scorers(reward: Path, *, base: str | None = None, sft: str | None = None) -> dict[str, Scorer]:
+    """The reward, then the log-prob of each model that was given, and where both were the log-ratio of the two; all in
+    the reward's format."""
     learned = RewardModel.load(reward)
-    scorers: dict[str, Scorer] = {"reward": learned}
-    for name, place in rivals.items():
-        if place is not None:
-            scorers[name] = LogProbScorer(*open_policy(place), learned.style)
+    given = {"base_logprob": base, "sft_logprob": sft}
+    rivals = {n: LogProbScorer(*open_policy(at), learned.style) for n, at in given.items() if at is not None}
+    scorers: dict[str, Scorer] = {"reward": learned, **rivals}
+    if len(rivals) == len(given):
+        share = learned.reference_share if learned.head is Head.LOG_RATIO else RewardSettings().reference_share
+        scorers["sft_log_ratio"] = sft_log_ratio(rivals["sft_logprob"], rivals["base_logprob"], reference_share=share)
     return scorers
 
 
@@ -211,7 +215,7 @@ def score_file(
 ) -> list[dict[str, Any]]:
     """`traceward score`: the rows of a file in their order, with scores."""
     records = read_traces(traces)
-    scorers = open_scorers(reward, {})
+    scorers = open_scorers(reward)
     readings = read_scores(scorers, records, traces, too_long=too_long, progress=progress)
     head = scorers["reward"].head
     return [

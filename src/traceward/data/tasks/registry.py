@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from traceward.records import Demonstration, Problem, Trace, Verdict
 Judge = Callable[[Problem, Trace], Verdict]
 SPLITS: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 SALT = "traceward"
+VALIDATION_STREAM, TEST_STREAM = -1, -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +58,29 @@ def judge_answer(problem: Problem, trace: Trace) -> Verdict:
 def stories_task(
     *, demonstrations: int, questions: int, validation: int, test: int, seed: int, style: str = "usual"
 ) -> Task:
-    """The built-in world. Test and validation problems are the same for every seed; demonstrations follow the seed."""
-    measured = stories.demonstrations(test + validation, seed=-1)
-    seen = frozenset(item.problem.question for item in measured)
+    """The built-in world. Test and validation problems are the same for every seed, and neither depends on how many
+    there are of the other; demonstrations follow the seed."""
+    tested = stories.demonstrations(test, seed=TEST_STREAM)
+    asked = stories.demonstrations(validation, seed=VALIDATION_STREAM, exclude=_questions(tested))
+    seen = _questions(tested) | _questions(asked)
     written = stories.Style(style)
     # One more demonstration never changes the others: budgets of one seed are nested.
     expert = stories.demonstrations(demonstrations, seed=seed, style=written, exclude=seen)
-    seen |= frozenset(item.problem.question for item in expert)
+    seen |= _questions(expert)
     further = stories.demonstrations(questions, seed=10_000 + seed, exclude=seen)
     return Task(
         name="stories",
         demonstrations=tuple(expert),
         questions=tuple(item.problem for item in further),
-        validation=tuple(measured[test:]),
-        test=tuple(measured[:test]),
+        validation=tuple(asked),
+        test=tuple(tested),
         judge=judge_story,
-        record={"demonstrations": fingerprint(expert), "test": fingerprint(measured[:test]), "generator_seed": seed},
+        record={"demonstrations": fingerprint(expert), "test": fingerprint(tested), "generator_seed": seed},
     )
+
+
+def _questions(items: Iterable[Demonstration]) -> frozenset[str]:
+    return frozenset(item.problem.question for item in items)
 
 
 def jsonl_task(
