@@ -29,7 +29,7 @@ from traceward.evaluation.statistics import bootstrap_mean
 from traceward.records import Head, Problem, ScoredTrace, Trace
 
 NAN = float("nan")
-MEASURED = ("reward", "base_logprob", "sft_logprob")
+MEASURED = ("reward", "base_logprob", "sft_logprob", "sft_log_ratio")
 
 
 def group(

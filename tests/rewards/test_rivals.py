@@ -12,7 +12,8 @@ from traceward.data.formats import EncodedTrace
 from traceward.data.segmentation import Segmenter
 from traceward.errors import DataError
 from traceward.records import Demonstration, Granularity, Head, UnitSpec
-from traceward.rewards.rivals import LogProbScorer, UniformScorer
+from traceward.rewards.model import RewardModel
+from traceward.rewards.rivals import LogProbScorer, UniformScorer, sft_log_ratio
 
 SPARSE, STEPS, DENSE = (UnitSpec(granularity) for granularity in Granularity)
 MakePolicy = Callable[..., PreTrainedModel]
@@ -74,3 +75,24 @@ def test_uniform_scores_are_equal(traces: list[EncodedTrace]) -> None:
         found = UniformScorer().score_encoded(traces, spec=spec)
         assert len(found) == len(traces)
         assert {s.exported for s in found} == {0.0}
+
+
+@pytest.mark.parametrize("head", Head)
+def test_sft_as_a_log_ratio_is_the_difference_of_two_log_probabilities(
+    head: Head,
+    make_policy: MakePolicy,
+    make_reward: Callable[..., RewardModel],
+    tokenizer: PreTrainedTokenizerBase,
+    traces: list[EncodedTrace],
+) -> None:
+    sft = LogProbScorer(make_policy("Qwen3", seed=1), tokenizer)
+    base = LogProbScorer(make_policy("Qwen3", seed=0), tokenizer)
+    like = make_reward(head)
+    like.reference_share = 0.5
+    share = 0.5 if head is Head.LOG_RATIO else 0.75
+    every = (scorer.score_encoded(traces) for scorer in (sft_log_ratio(sft, base, like=like), sft, base))
+    for found, above, below in zip(*every, strict=True):
+        assert found.exported == pytest.approx(above.exported - share * below.exported, rel=1e-4, abs=1e-3)
+        units = [a - b for a, b in zip(above.unit_logits, below.unit_logits, strict=True)]
+        assert found.unit_logits == pytest.approx(units, rel=1e-4, abs=1e-3)
+        assert found.unit_lows

@@ -56,6 +56,14 @@ def test_the_table_counts_right_answers(verb: Any, traces: Path, reward: Path, p
     assert found["rows"]["base_logprob"]["value"] == picked / 4
 
 
+def test_both_models_make_a_log_ratio(verb: Any, traces: Path, reward: Path, policy: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    verb("rerank", traces, "--reward", reward, "--base", policy, "--sft", policy, "--json", results)
+    rows = json.loads(results.read_text())["rows"]
+    assert rows["sft_log_ratio"] is not None
+    assert rows["sft_logprob"]["value"] == rows["base_logprob"]["value"]
+
+
 def test_n_draws_subsets(verb: Any, traces: Path, reward: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     verb("rerank", traces, "--reward", reward, "--n", "2", "--json", results)

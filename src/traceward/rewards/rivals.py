@@ -13,6 +13,7 @@ from traceward.records import Head, Problem, ScoredTrace, Trace, UnitSpec
 from traceward.rewards.batches import by_length, collate, lowest_by_unit, sum_by_unit, unpadded
 from traceward.rewards.heads import PolicyLogprobs, token_logprobs
 from traceward.rewards.model import STEPS, RewardModel
+from traceward.training.settings import RewardSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,9 +69,12 @@ class LogProbScorer:
         return self.score_encoded([encode(problem, trace, self.style, self.tokenizer) for problem, trace in items])
 
 
-def sft_log_ratio(sft: LogProbScorer, base: LogProbScorer, *, reference_share: float) -> RewardModel:
+def sft_log_ratio(sft: LogProbScorer, base: LogProbScorer, *, like: RewardModel) -> RewardModel:
     """What fine-tuning learned of the demonstrations, read as a log-ratio reward is: SFT in the place of p_phi, the
-    base model in that of p_ref, no discriminator (findings, "log-ratio is the first rival")."""
+    base model in that of p_ref, no discriminator (findings, "log-ratio is the first rival").
+
+    like: the reward it stands beside; where that is a log-ratio, both export alike.
+    """
     return RewardModel(
         backbone=sft.model,
         reference=base.model,
@@ -78,7 +82,7 @@ def sft_log_ratio(sft: LogProbScorer, base: LogProbScorer, *, reference_share: f
         head=Head.LOG_RATIO,
         spec=STEPS,
         style=sft.style,
-        reference_share=reference_share,
+        reference_share=like.reference_share if like.head is Head.LOG_RATIO else RewardSettings().reference_share,
     )
 
 

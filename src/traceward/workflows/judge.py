@@ -192,11 +192,11 @@ def judge_run(run: RunDirectory) -> dict[str, Any]:
     samples = read_samples(run, task, recipe)
     style = recipe.data.format
     base = LogProbScorer(*base_policy(run), style)
-    scorers: dict[str, TraceScorer] = {"reward": RewardModel.load(run.path / "reward"), "base_logprob": base}
+    reward = RewardModel.load(run.path / "reward")
+    scorers: dict[str, TraceScorer] = {"reward": reward, "base_logprob": base}
     if run.part("sft") is not None:
         sft = LogProbScorer(*sft_policy(run), style)
-        ratio = sft_log_ratio(sft, base, reference_share=recipe.reward.reference_share)
-        scorers |= {"sft_logprob": sft, "sft_log_ratio": ratio}
+        scorers |= {"sft_logprob": sft, "sft_log_ratio": sft_log_ratio(sft, base, like=reward)}
     scores = score_all(scorers, samples)
     on_main(write_jsonl)(run.path / "examples.jsonl", examples(samples, scores["reward"], task, recipe))
     return judge_samples(samples, scores, recipe.evaluation.samples)

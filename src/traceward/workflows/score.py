@@ -23,7 +23,6 @@ from traceward.loading import load_policy
 from traceward.records import Head, ScoredTrace, StopReason, Trace
 from traceward.rewards.model import RewardModel
 from traceward.rewards.rivals import LogProbScorer, sft_log_ratio
-from traceward.training.settings import RewardSettings
 from traceward.workflows import TooLong
 
 if TYPE_CHECKING:
@@ -69,8 +68,7 @@ def open_scorers(reward: Path, *, base: str | None = None, sft: str | None = Non
     rivals = {n: LogProbScorer(*open_policy(at), learned.style) for n, at in given.items() if at is not None}
     scorers: dict[str, Scorer] = {"reward": learned, **rivals}
     if len(rivals) == len(given):
-        share = learned.reference_share if learned.head is Head.LOG_RATIO else RewardSettings().reference_share
-        scorers["sft_log_ratio"] = sft_log_ratio(rivals["sft_logprob"], rivals["base_logprob"], reference_share=share)
+        scorers["sft_log_ratio"] = sft_log_ratio(rivals["sft_logprob"], rivals["base_logprob"], like=learned)
     return scorers
 
 
