@@ -352,6 +352,11 @@ def test_a_log_ratio_has_one_rate(make_critic: MakeCritic) -> None:
     assert [group["lr"] for group in critic.optimiser.param_groups] == [1e-4]
 
 
+def test_a_rate_left_out_goes_by_the_head(make_critic: MakeCritic, make_reward: MakeReward) -> None:
+    rates = {head: [group["lr"] for group in make_critic(make_reward(head)).optimiser.param_groups] for head in Head}
+    assert rates == {Head.LOG_RATIO: [3e-4], Head.SCALAR: [3e-3, 5e-3]}
+
+
 def test_gradients_are_cut_at_their_norm(make_critic: MakeCritic, rollouts: list[Rollout]) -> None:
     critic = make_critic(grad_norm=1e-3)
     assert critic.update(rollouts)["grad_norm"] > 1e-3

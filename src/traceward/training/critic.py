@@ -84,7 +84,10 @@ class Critic:
         new_layer = {id(p) for p in head.values()}
         trained = [p for p in self.reward.learned.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in trained if id(p) not in new_layer], "lr": self.settings.learning_rate},
+            {
+                "params": [p for p in trained if id(p) not in new_layer],
+                "lr": self.settings.learning_rate_of(self.reward.head),
+            },
             {"params": [p for p in trained if id(p) in new_layer], "lr": self.settings.head_learning_rate},
         ]
         return [group for group in groups if group["params"]]

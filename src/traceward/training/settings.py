@@ -86,7 +86,9 @@ class CriticSettings(Section):
     """Kinds left out, by name."""
     rollouts_per_question: int = Field(default=16, ge=1)
     """Samples of the start policy on each demonstration's question, for warm-up."""
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Left out: 3e-4, with a scalar head 3e-3. A log-ratio moves what a language model says; a scalar head must grow a
+    judge inside it, and judges ends long before steps."""
     head_learning_rate: float = Field(default=5e-3, gt=0)
     """For the new last layer of a scalar head (with airl two), which starts from nothing."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -101,6 +103,10 @@ class CriticSettings(Section):
     """Rollouts remembered."""
     replay_share: float = Field(default=0.5, ge=0, le=1)
     """Share of an update's rollouts that comes from the memory, once there is one; the others are fresh."""
+
+    def learning_rate_of(self, head: Head) -> float:
+        """`learning_rate`, or the default for this head."""
+        return self.learning_rate or {Head.LOG_RATIO: 3e-4, Head.SCALAR: 3e-3}[head]
 
     @model_validator(mode="after")
     def _parts_fit(self) -> CriticSettings:
