@@ -353,7 +353,10 @@ def test_a_log_ratio_has_one_rate(make_critic: MakeCritic) -> None:
 
 
 def test_a_rate_left_out_goes_by_the_head(make_critic: MakeCritic, make_reward: MakeReward) -> None:
-    rates = {head: [group["lr"] for group in make_critic(make_reward(head)).optimiser.param_groups] for head in Head}
+    rates = {
+        head: [group["lr"] for group in make_critic(make_reward(head), learning_rate=None).optimiser.param_groups]
+        for head in Head
+    }
     assert rates == {Head.LOG_RATIO: [3e-4], Head.SCALAR: [3e-3, 5e-3]}
 
 
