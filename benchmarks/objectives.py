@@ -27,8 +27,8 @@ GRIDS = Path(__file__).resolve().parent / "objectives"
 # SFT's settings are those with the highest validation pass@1 in phase `search`.
 REGIMES = {
     "20": ("data.demonstrations=20", "sft.steps=120"),
-    "100": ("data.demonstrations=100", "sft.steps=120"),
-    "style": ("data.demonstrations=100", "data.style=result-first", "sft.steps=120"),
+    "100": ("data.demonstrations=100", "sft.steps=120", "sft.learning_rate=1e-3"),
+    "style": ("data.demonstrations=100", "data.style=result-first", "sft.steps=120", "sft.learning_rate=1e-3"),
 }
 PHASES = ("search", "screening", *REGIMES)
 QUICK = (
