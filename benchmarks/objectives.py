@@ -1,8 +1,9 @@
 """Which reward trains the better policy, in three regimes: python benchmarks/objectives.py [PHASE ...] [--quick]
 
 Phases, each a grid in benchmarks/objectives/: `search` (SFT's length and learning rate), `screening` (every reward at
-20 demonstrations), then the regimes `20`, `100` and `style` with five seeds. All by default; about eight core-hours. A
-grid that was stopped goes on where it was, and phases measured before, also elsewhere, stay in the results file.
+20 demonstrations), then the regimes `20`, `100` and `style` with five seeds, and `sft` (SFT as it is best at greedy
+decoding, in each regime). All by default; about eight core-hours. A grid that was stopped goes on where it was, and
+phases measured before, also elsewhere, stay in the results file.
 
 What a regime compares is chosen on validation problems: SFT by `search`, and of the policies of each label source the
 one that is best there. The summary is of test problems; `low` is the end of a 95 % paired interval.
@@ -30,7 +31,7 @@ REGIMES = {
     "100": ("data.demonstrations=100", "sft.steps=120", "sft.learning_rate=1e-3"),
     "style": ("data.demonstrations=100", "data.style=result-first", "sft.steps=120", "sft.learning_rate=1e-3"),
 }
-PHASES = ("search", "screening", *REGIMES)
+PHASES = ("search", "screening", *REGIMES, "sft")
 QUICK = (
     "run.seed=0",
     "data.questions=60",
@@ -44,6 +45,7 @@ QUICK = (
     "evaluation.policy_samples=1",
 )
 SORT = "validation_pass_at_1"
+KEYS = {"pass1": "pass_at_1", "greedy": "greedy"}
 
 Row = dict[str, Any]
 
@@ -62,11 +64,14 @@ def main() -> None:
         changes = (*REGIMES.get(phase, ()), *(QUICK if chosen.quick else ()))
         directory = run_grid(grid, out=chosen.runs / f"{phase}{suffix}", overrides=changes)
         table = json.loads((directory / "grid.json").read_text(encoding="utf-8"))
-        details[phase] = {"commit": source_commit(), **{key: value for key, value in table.items() if key != "cells"}}
+        run = {"command": f"python benchmarks/objectives.py {phase}", "commit": source_commit()}
+        details[phase] = run | {key: value for key, value in table.items() if key != "cells"}
         summary: dict[str, float | None] = {}
         for regime in REGIMES:
             summary |= summarise(regime, details[regime]) if regime in details else {}
-        print(record("objectives", seeds=[0, 1, 2, 3, 4], summary=summary, details=details, quick=chosen.quick))
+            summary |= sft_for_greedy(regime, details["sft"]) if "sft" in details else {}
+        seeds = sorted({seed for table in details.values() for row in table["rows"] for seed in row["seeds"]})
+        print(record("objectives", seeds=seeds, summary=summary, details=details, quick=chosen.quick))
 
 
 def summarise(regime: str, table: dict[str, Any]) -> dict[str, float | None]:
@@ -91,6 +96,12 @@ def summarise(regime: str, table: dict[str, Any]) -> dict[str, float | None]:
             for measure in ("rerank", "localise")
         }
     return found
+
+
+def sft_for_greedy(regime: str, table: dict[str, Any]) -> dict[str, float | None]:
+    """SFT as it is best at greedy decoding."""
+    sft = one([row for row in table["rows"] if row["labels"]["regime"] == regime], "sft")
+    return {f"sft_for_greedy_{name}_{regime}": value(sft, key) for name, key in KEYS.items()}
 
 
 def one(rows: list[Row], arm: str) -> Row:
