@@ -93,9 +93,19 @@ def round_of(objective: Objective, head: Head, credit: Credit, directory: Path) 
     policy = small_llama(tokenizer, hidden=32, intermediate=64, layers=2, heads=4, context=256, seed=0)
     policy.config.classifier_dropout = 0.0
     reward = new_reward(policy.eval(), tokenizer, head=head, spec=UnitSpec(), style=Format.PLAIN, seed=1)
+    # A log-ratio is zero at its start but for rounding, and its accuracy the rounding's.
+    with torch.no_grad():
+        for weight in reward.backbone.parameters():
+            weight.add_(0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)))
     demonstrations = stories.demonstrations(DEMONSTRATIONS, seed=5, relations=(2, 2))
     settings = CriticSettings(
-        objective=objective, positives=5, rollouts=9, held_out=0, learning_rate=1e-3, traces_per_pass=4
+        objective=objective,
+        positives=5,
+        rollouts=9,
+        held_out=0,
+        learning_rate=1e-3,
+        head_learning_rate=1e-3,
+        traces_per_pass=4,
     )
     critic = Critic(reward, demonstrations, settings, seed=0)
     config = AdversarialConfig(

@@ -29,7 +29,7 @@ GRIDS = Path(__file__).resolve().parent / "objectives"
 REGIMES = {
     "20": ("data.demonstrations=20", "sft.steps=120"),
     "100": ("data.demonstrations=100", "sft.steps=120", "sft.learning_rate=1e-3"),
-    "style": ("data.demonstrations=100", "data.style=result-first", "sft.steps=120", "sft.learning_rate=1e-3"),
+    "style": ("data.demonstrations=100", "data.style=result-first", "sft.steps=60", "sft.learning_rate=2e-3"),
 }
 PHASES = ("search", "screening", *REGIMES, "sft")
 QUICK = (

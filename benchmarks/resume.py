@@ -2,7 +2,8 @@
 
 Kills a short run at twenty points, each in a run of its own and in a process of its own, lets it go on with the same
 command, and compares every file with those of a run that nobody touched, bit for bit. Fields that are times are left
-out. A checkpoint is written after every update. A point that was done is not done again.
+out. A checkpoint is written after every update, and a stage that has one must make fewer updates than it makes alone:
+one that began again would end alike too. A point that was done by the same commit is not done again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from _killed import SHORT, Point, differences, start
 from _record import record
 
 from traceward.data.jsonl import write_json
+from traceward.training.run_directory import source_commit
 
 TRAINER = "traceward.training.adversarial:AdversarialTrainer"
 CRITIC = "traceward.training.critic:Critic"
@@ -75,7 +77,29 @@ def one(point: Point, place: Path, whole: Path) -> dict[str, Any]:
     left = kept(place / "run")
     code = start(context, place)
     differing = ["no end"] if code else differences(whole / "run", place / "run")
-    return {**asdict(point), "checkpoints": left, "differing": differing, "identical": not differing}
+    made, alone = (0, 0) if code else (updates(where)[point.stage] for where in (place, whole))
+    went_on = made < alone if any(name.split("/")[1] == point.stage for name in left) else made == alone
+    return {
+        **asdict(point),
+        "commit": source_commit(),
+        "checkpoints": left,
+        "updates_of_the_stage": {"after_the_kill": made, "alone": alone},
+        "went_on_from_the_checkpoint": went_on,
+        "differing": differing,
+        "identical": went_on and not differing,
+    }
+
+
+def updates(place: Path) -> dict[str, int]:
+    """Of every stage that its last attempt ran."""
+    found: dict[str, int] = json.loads((place / "updates.json").read_text(encoding="utf-8"))
+    return found
+
+
+def finished(done: Path) -> dict[str, Any] | None:
+    """What this commit found at a point before."""
+    found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8")) if done.exists() else {}
+    return found if found.get("commit") == source_commit() else None
 
 
 def main() -> None:
@@ -84,16 +108,16 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-resume"), help="where the runs are kept")
     chosen = parser.parse_args()
     chosen.runs.mkdir(parents=True, exist_ok=True)
-    whole = chosen.runs / "whole"
+    whole = chosen.runs / f"whole-{source_commit()}"
     if not (whole / "run" / "results.json").exists() and start(get_context("spawn"), whole):
         sys.exit(f"a run must end that nobody kills: got an error; see {whole / 'said.txt'}")
     found = []
     for number, point in enumerate(POINTS[7:15:3] if chosen.quick else POINTS):
         place = chosen.runs / f"{'quick-' if chosen.quick else ''}{number:02}"
         done = place / "found.json"
-        if not done.exists():
-            write_json(done, one(point, place, whole))
-        found.append(json.loads(done.read_text(encoding="utf-8")))
+        if (before := finished(done)) is None:
+            write_json(done, before := one(point, place, whole))
+        found.append(before)
         print(f"{point.name}: {'identical' if found[-1]['identical'] else found[-1]['differing']}", flush=True)
     summary: dict[str, float | None] = {"kills": len(found), "identical": sum(row["identical"] for row in found)}
     details = {"recipe": ["demo.toml", *SHORT], "points": found}

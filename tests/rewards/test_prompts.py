@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -92,6 +94,22 @@ def test_logprobs_are_the_same(
     assert not shared[~inside].any()
 
 
+def test_places_behind_a_traces_end_stay_inside_learned_positions(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The longest prompt with the shortest completion: beside the longest completion it would reach place 20 of 16.
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=16, n_embd=16, n_layer=2, n_head=2, pad_token_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    traces = [EncodedTrace(tuple(range(1, 9)), (3, 4))] * 2 + [EncodedTrace((5, 6, 7), tuple(range(10, 23)))] * 2
+    batch = batch_of(traces, segmenter)
+    with torch.no_grad():
+        assert can_share(model, batch)
+        shared = token_logprobs(model, batch)
+        monkeypatch.setattr(heads, "can_share", lambda *_: False)
+        assert torch.allclose(shared, token_logprobs(model, batch).masked_fill(batch.unit < 0, 0.0), atol=1e-5)
+
+
 def test_it_is_left_alone_where_it_does_not_pay_or_could_mislead(segmenter: Segmenter) -> None:
     model, shared = model_of("llama"), batch_of(groups(), segmenter)
     assert not can_share(model, shared)  # a gradient is wanted
@@ -99,6 +117,8 @@ def test_it_is_left_alone_where_it_does_not_pay_or_could_mislead(segmenter: Segm
         assert can_share(model, shared)
         assert not can_share(model, batch_of(groups(prompts=5, group=1), segmenter))
         assert not can_share(model, batch_of(groups(shortest=1), segmenter))  # nothing to keep of a prompt of one token
+        assert not can_share(model.train(), shared)  # another pass would drop other units
+        model.eval()
         sliding = model_of("qwen3", use_sliding_window=True, sliding_window=4, max_window_layers=1)
         assert not can_share(sliding, shared)
         model.model.embed_tokens.weight.ds_id = 0

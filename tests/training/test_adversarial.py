@@ -333,7 +333,7 @@ def test_rollouts_are_scored_by_the_reward_just_updated(
     reward = make_reward()
     critic, order = make_critic(reward), []
     update, score = critic.update, reward.score_encoded
-    monkeypatch.setattr(critic, "update", lambda fresh: (order.append("update"), update(fresh))[1])
+    monkeypatch.setattr(critic, "update", lambda *a: (order.append("update"), update(*a))[1])
     monkeypatch.setattr(reward, "score_encoded", lambda *a, **k: (order.append("score"), score(*a, **k))[1])
     make_trainer(reward=reward, critic=critic, config={"critic_updates": 2, "steps": 2}).train()
     assert order == ["update", "update", "score"] * 2
@@ -350,9 +350,39 @@ def test_the_critic_learns_from_questions_with_demonstrations(
     questions = [Problem(f"new-{i}", f"What is {i} + {i}?") for i in range(4)]
     make_trainer(reward=reward, critic=critic, questions=questions, config={"critic_updates": 1}).train()
     assert {e.trace.key for e in learned} <= {d.problem.id for d in critic.expert}
-    assert sum(e.label == 0 and e.wrong_step is None for e in learned) == 3 * 16
+    rollouts = [e for e in learned if e.label == 0 and e.wrong_step is None]
+    assert len(rollouts) == 3 * 16
     assert {r.stop for r in critic.replay} <= set(StopReason)
     assert len(critic.replay) == 3 * 8
+
+
+@pytest.mark.parametrize("objective", ["gail", "pairwise"])
+def test_half_of_an_update_is_fresh_and_answers_the_questions_of_its_experts(
+    make_trainer: MakeTrainer,
+    make_critic: MakeCritic,
+    monkeypatch: pytest.MonkeyPatch,
+    rollouts: list[Rollout],
+    objective: str,
+) -> None:
+    critic = make_critic(objective=objective, positives=2, rollouts=8, held_out=0.0)
+    critic.remember(rollouts * 8)
+    seen: list[tuple[set[str], list[Rollout], list[Rollout]]] = []
+    draw = critic._draw
+
+    def keep(fresh: list[Rollout], experts: list[Demonstration]) -> list[Rollout]:
+        drawn = draw(fresh, experts)
+        seen.append(({d.problem.id for d in experts}, list(fresh), drawn))
+        return drawn
+
+    monkeypatch.setattr(critic, "_draw", keep)
+    questions = [Problem(f"new-{i}", f"What is {i} + {i}?") for i in range(40)]
+    make_trainer(reward=critic.reward, critic=critic, questions=questions, config={"critic_updates": 2}).train()
+    assert len(seen) == 6
+    for asked, fresh, drawn in seen:
+        assert len(drawn) == 8
+        assert sum(r in fresh for r in drawn) == 4
+        if objective == "pairwise":
+            assert {r.problem_id for r in drawn} <= asked
 
 
 def test_held_out_questions_stay_out_of_the_alternation(
@@ -376,11 +406,11 @@ def test_airl_is_trained_against_the_policy_as_it_is(
     batch = reward.batch([e.trace for e in critic.positives(critic.expert)])
     update = critic.update
 
-    def keep(fresh: list[Rollout]) -> dict[str, float]:
+    def keep(fresh: list[Rollout], experts: list[Demonstration]) -> dict[str, float]:
         assert critic.discriminator.policy_logprobs is not None
         seen.append(critic.discriminator.policy_logprobs(batch))
         assert trainer.model.training  # as TRL left it
-        return update(fresh)
+        return update(fresh, experts)
 
     monkeypatch.setattr(critic, "update", keep)
     trainer.train()

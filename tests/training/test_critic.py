@@ -193,6 +193,23 @@ def test_without_fresh_rollouts_all_are_replayed_and_without_memory_all_are_fres
     assert len(critic._draw([], critic.expert)) == 6
 
 
+def test_experts_are_cut_where_rollouts_are(make_critic: MakeCritic, make_reward: MakeReward) -> None:
+    whole, cut = make_critic(), make_critic()
+    cut.max_new_tokens = 20
+    lengths = [len(e.trace.completion_ids) for e in whole.positives(whole.expert)]
+    assert [len(e.trace.completion_ids) for e in cut.positives(cut.expert)] == [min(n, 20) for n in lengths]
+    assert max(lengths) > 20
+    # The wrong step of a corruption is inside its cut, or the corruption is left out.
+    rows, cut_rows = (critic.corruptions(critic.expert * 8, random.Random(1)) for critic in (whole, cut))
+    assert 0 < len(cut_rows) < len(rows)
+    kept = []
+    for row in rows:
+        ends = whole.reward.segmenter.unit_ends(row.trace.completion_ids, STEPS)
+        if len(row.trace.completion_ids) <= 20 or ends[min(row.wrong_step or 0, len(ends) - 1)] < 20:
+            kept.append((row.trace.completion_ids[:20], row.wrong_step))
+    assert [(row.trace.completion_ids, row.wrong_step) for row in cut_rows] == kept
+
+
 def test_a_batch_has_the_counts_of_the_settings(
     make_critic: MakeCritic, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,11 +95,20 @@ def test_an_update_in_parts_is_the_update_at_once(
     assert max((a - b).abs().max().item() for a, b in zip(weights, other_weights, strict=True)) < 2e-4
 
 
+@pytest.mark.parametrize("head", Head)
 def test_a_part_that_goes_forward_twice_drops_the_same_units(
-    make_critic: MakeCritic, make_reward: MakeReward, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch
+    make_critic: MakeCritic,
+    make_reward: MakeReward,
+    rollouts: list[Rollout],
+    monkeypatch: pytest.MonkeyPatch,
+    head: Head,
 ) -> None:
-    critic = make_critic(make_reward(Head.SCALAR), traces_per_pass=5)
-    assert critic.reward.backbone.dropout.p > 0
+    critic = make_critic(make_reward(head), traces_per_pass=5)
+    if head is Head.SCALAR:
+        assert critic.reward.backbone.dropout.p > 0
+    else:
+        for layer in critic.reward.backbone.model.layers:
+            layer.self_attn.attention_dropout = 0.2
     passes: list[Tensor] = []
     tables = critic._tables
     monkeypatch.setattr(

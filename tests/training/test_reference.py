@@ -148,7 +148,7 @@ def test_training_is_the_same_with_trls_own_reference(
     theirs = trained(tmp_path / "theirs")
     assert not theirs._reference.serves_kl
     kls = [[row["kl"] for row in trainer.state.log_history if "kl" in row] for trainer in (ours, theirs)]
-    assert kls[0][-1] > 1e-3
+    assert kls[0][-1] > 1e-4
     assert kls[0] == pytest.approx(kls[1], abs=1e-5)
     for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-4)

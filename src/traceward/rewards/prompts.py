@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def can_share(model: PreTrainedModel, batch: TraceBatch) -> bool:
-    """Whether `completion_logits` is worth it and safe: no gradient, prompts shared by two traces on average, a model
-    with plain attention that is told where its tokens stand."""
-    if torch.is_grad_enabled() or "position_ids" not in inspect.signature(model.forward).parameters:
+    """Whether `completion_logits` is worth it and safe: no gradient, no dropout that another pass would have to repeat,
+    prompts shared by two traces on average, a model with plain attention that is told where its tokens stand."""
+    if torch.is_grad_enabled() or model.training or "position_ids" not in inspect.signature(model.forward).parameters:
         return False
     weight = next(model.parameters())
     if isinstance(weight, DTensor) or hasattr(weight, "ds_id"):  # FSDP2, ZeRO-3: every process must run as many passes
@@ -58,9 +58,9 @@ def completion_logits(model: PreTrainedModel, batch: TraceBatch) -> Tensor:
     cache.batch_select_indices(member)
     lengths = (batch.unit >= 0).sum(1)
     step = torch.arange(int(lengths.max()), device=device)
-    place = start[:, None] - 1 + step
+    place = (start[:, None] - 1 + step).clamp(max=batch.input_ids.shape[1] - 1)  # behind a trace's end it means nothing
     logits: Tensor = model(
-        input_ids=batch.input_ids.gather(1, place.clamp(max=batch.input_ids.shape[1] - 1)),
+        input_ids=batch.input_ids.gather(1, place),
         attention_mask=torch.cat([there[member], (step < lengths[:, None]).long()], 1),
         position_ids=place,
         use_cache=True,

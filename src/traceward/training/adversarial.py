@@ -167,10 +167,9 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self.schedule = UpdateSchedule(config)
         # Held-out demonstrations stay out: their rollouts would be negatives of questions without positives.
         learned_from = demonstrations if critic is None else critic.expert
-        self.learned_from = {d.problem.id for d in learned_from}
-        self.demonstration_prompts = [
-            (d.problem.id, encode_prompt(d.problem, reward.style, tokenizer)) for d in learned_from
-        ]
+        self.demonstration_prompts = {
+            d.problem.id: encode_prompt(d.problem, reward.style, tokenizer) for d in learned_from
+        }
         # What a checkpoint holds beside transformers' own, and beside callbacks that are Stateful.
         self.parts: dict[str, Stateful] = {"rollouts": BufferedRollouts(self), "schedule": self.schedule}
         if critic is not None:
@@ -254,13 +253,15 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
     def _update_critic(self, rollouts: list[Rollout]) -> None:
         """As many updates as the schedule says; with none, a look, so that the accuracy stays known."""
         assert self.critic is not None
-        own = [r for r in rollouts if r.problem_id in self.learned_from]
+        own = [r for r in rollouts if r.problem_id in self.demonstration_prompts]
         made: list[Rollout] = []
         rows = []
         updates = self.schedule.updates
         for _ in range(max(1, updates)):
-            more = self._sampled(self.critic.fresh_per_update - len(own))
-            rows.append(self.critic.update(own + more) if updates else self.critic.look(own + more))
+            experts = self.critic.experts()
+            more = self._sampled(experts, self.critic.fresh_per_update - len(self.critic.usable(own, experts)))
+            learn = self.critic.update if updates else self.critic.look
+            rows.append(learn(own + more, experts))
             made += more
         self.critic.remember(own + made)
         row = rows[-1] | {"accuracy": rows[0]["accuracy"], "updates": updates}
@@ -268,17 +269,18 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         for name, value in row.items():
             self._log_metric(f"critic/{name}", value)
 
-    def _sampled(self, count: int) -> list[Rollout]:
-        """`count` or a few more rollouts of the demonstrations' own questions: positives and negatives then share
+    def _sampled(self, experts: Sequence[Demonstration], count: int) -> list[Rollout]:
+        """`count` or a few more rollouts of the questions of an update's experts: positives and negatives then share
         their questions, and the question cannot tell them apart."""
         assert self.critic is not None
         if count <= 0:
             return []
+        asked = self.critic.rng.sample(experts, min(len(experts), -(-count // 4)))
         groups = shared_samples(
             self.accelerator.unwrap_model(self.model),
             self.processing_class,
-            self.critic.rng.choices(self.demonstration_prompts, k=-(-count // 4)),
-            n=4,
+            [(d.problem.id, self.demonstration_prompts[d.problem.id]) for d in asked],
+            n=-(-count // len(asked)),
             max_new_tokens=self.config.max_new_tokens,
             seed=self.critic.rng.getrandbits(32),
             temperature=self.config.temperature,

@@ -80,7 +80,7 @@ class Checkpoints:
         for path in files:
             _flush(path)
         sizes = {str(p.relative_to(room)): [p.stat().st_size, fingerprint_file(p)] for p in files}
-        write_json(room / MARKER, {"step": step, "files": sizes})
+        write_json(room / MARKER, {"step": step, "processes": place()[1], "files": sizes})
         _flush(room)
         shutil.rmtree(target, ignore_errors=True)
         room.replace(target)
@@ -96,6 +96,7 @@ class Checkpoints:
         for _, path in sorted(self._found().items(), reverse=True):
             fault = _fault(path)
             if fault is None:
+                _refuse_other_processes(path)
                 return path
             logger.warning("checkpoint must be whole: got %s in %s; the one before it is used", fault, path)
         return None
@@ -146,6 +147,16 @@ def load_parts(checkpoint: Path, parts: Mapping[str, Stateful]) -> None:
         )
     for name, part in parts.items():
         part.load_state_dict(states[name])
+
+
+def _refuse_other_processes(checkpoint: Path) -> None:
+    """What each process sampled, and its random states, are its own."""
+    wrote = json.loads((checkpoint / MARKER).read_text(encoding="utf-8")).get("processes", 1)
+    if wrote != place()[1]:
+        raise RunError(
+            f"checkpoint must be gone on from by as many processes as wrote it: got {place()[1]} for {wrote} in "
+            f"{checkpoint}; start {wrote}, or remove {checkpoint.parent} to begin the stage again"
+        )
 
 
 def _fault(checkpoint: Path) -> str | None:

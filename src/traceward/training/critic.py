@@ -11,10 +11,17 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from traceward.data.corruptions import corrupt
-from traceward.data.formats import EncodedTrace, as_sampled, encode, stated_answer
+from traceward.data.corruptions import Corrupted, corrupt
+from traceward.data.formats import (
+    EncodedTrace,
+    as_sampled,
+    completion_text,
+    encode,
+    encode_completion,
+    stated_answer,
+)
 from traceward.data.grading import answers_equal
-from traceward.records import Demonstration, LabelSource, Objective, Rollout, StopReason
+from traceward.records import Demonstration, LabelSource, Objective, Problem, Rollout, StopReason, Trace
 from traceward.rewards.heads import PolicyLogprobs
 from traceward.rewards.model import STEPS, RewardModel
 from traceward.training.discriminator import Discriminator, taken, trace_logits
@@ -37,6 +44,7 @@ class Critic:
 
     policy_logprobs: log pi of the policy whose traces are the negatives. Objective airl needs it; an
     AdversarialTrainer sets that of the policy it trains.
+    max_new_tokens: at which rollouts are cut; experts and their corruptions are cut there too.
     """
 
     def __init__(
@@ -47,8 +55,10 @@ class Critic:
         *,
         seed: int,
         policy_logprobs: PolicyLogprobs | None = None,
+        max_new_tokens: int | None = None,
     ) -> None:
         self.reward = reward
+        self.max_new_tokens = max_new_tokens
         self.settings = settings
         self.discriminator = Discriminator(reward, settings, policy_logprobs)
         self.rng = random.Random(f"critic-{seed}")
@@ -123,13 +133,14 @@ class Critic:
 
     def positives(self, demonstrations: Sequence[Demonstration]) -> list[Example]:
         """Expert traces, label 1."""
-        return [Example(self._encode(d), 1) for d in demonstrations]
+        return [Example(self._encode(d.problem, d.trace), 1) for d in demonstrations]
 
-    def _encode(self, item: Demonstration) -> EncodedTrace:
-        return encode(item.problem, item.trace, self.reward.style, self.reward.tokenizer)
+    def _encode(self, problem: Problem, trace: Trace) -> EncodedTrace:
+        return encode(problem, trace, self.reward.style, self.reward.tokenizer, limit=self.max_new_tokens)
 
     def corruptions(self, demonstrations: Sequence[Demonstration], rng: random.Random) -> list[Example]:
-        """Seeded wrong edits of expert traces, through the same encoding."""
+        """Seeded wrong edits of expert traces, through the same encoding; those whose wrong step is cut off are left
+        out."""
         found = []
         share = self.settings.corruptions
         wanted = int(share) + (rng.random() < share - int(share))
@@ -137,9 +148,18 @@ class Critic:
             for _ in range(wanted):
                 edit = corrupt(item.problem, item.trace, rng, exclude=self.settings.exclude_corruptions)
                 if edit is not None:
-                    trace = encode(item.problem, edit.trace, self.reward.style, self.reward.tokenizer)
-                    found.append(Example(trace, 0, edit.first_error))
+                    trace = self._encode(item.problem, edit.trace)
+                    if self._reaches(trace, edit):
+                        found.append(Example(trace, 0, edit.first_error))
         return found
+
+    def _reaches(self, cut: EncodedTrace, edit: Corrupted) -> bool:
+        """Whether the whole wrong step is inside the cut."""
+        if self.max_new_tokens is None or len(cut.completion_ids) < self.max_new_tokens:
+            return True
+        whole = encode_completion(completion_text(edit.trace, self.reward.style), self.reward.tokenizer)
+        ends = self.reward.segmenter.unit_ends(whole, STEPS)
+        return ends[min(edit.first_error, len(ends) - 1)] < len(cut.completion_ids)
 
     def rollouts(self, rollouts: Sequence[Rollout]) -> list[Example]:
         """Policy traces with the label that `label_source` gives them; their token ids are used as sampled."""
@@ -157,15 +177,21 @@ class Critic:
                 found.append(Example(trace, 1))
         return found
 
+    def usable(self, rollouts: Sequence[Rollout], experts: Sequence[Demonstration]) -> list[Rollout]:
+        """Those that an update on these experts can use: within questions, a rollout of another one is in no pair."""
+        if not self.settings.objective.within_questions:
+            return list(rollouts)
+        asked = {d.problem.id for d in experts}
+        return [r for r in rollouts if r.problem_id in asked]
+
     def _draw(self, fresh: Sequence[Rollout], experts: Sequence[Demonstration]) -> list[Rollout]:
-        count, replay = self.settings.rollouts, self.replay
-        if self.settings.objective.within_questions:  # a rollout of another question is in no pair
-            asked = {d.problem.id for d in experts}
-            fresh = [r for r in fresh if r.problem_id in asked]
-            replay = [r for r in replay if r.problem_id in asked]
-        old = count - self.fresh_per_update if fresh else count
-        drawn = _pick(self.rng, replay, old)
-        return drawn + _pick(self.rng, fresh, count - len(drawn))
+        """New ones as many as their share, the others from the memory; only where both are too few, again."""
+        count, fresh, replay = self.settings.rollouts, self.usable(fresh, experts), self.usable(self.replay, experts)
+        self.rng.shuffle(fresh)
+        new = min(len(fresh), self.fresh_per_update)
+        drawn = self.rng.sample(replay, min(len(replay), count - new))
+        drawn += fresh[: count - len(drawn)]
+        return drawn + (self.rng.choices(drawn, k=count - len(drawn)) if drawn else [])
 
     @property
     def fresh_per_update(self) -> int:
@@ -196,7 +222,7 @@ class Critic:
         return self.discriminator.loss(tables, labels, questions, smoothing=smoothing)
 
     def _wrong_units(self, examples: Sequence[Example], unit_BT: Tensor) -> Tensor:  # noqa: N803
-        """(B, U) 1 where a unit's label is known: for a corruption, the units that hold the end of its wrong step."""
+        """(B, U) 1 where a unit's label is known: for a corruption, the units that its wrong step touches."""
         units = int(unit_BT.max()) + 1
         known = torch.ones(len(examples), units)
         for row, example in enumerate(examples):
@@ -212,9 +238,13 @@ class Critic:
             known[row, touched.cpu()] = 1
         return known.to(unit_BT.device)
 
-    def batch(self, fresh: Sequence[Rollout]) -> list[Example]:
+    def experts(self) -> list[Demonstration]:
+        """Those of the next update."""
+        return self.rng.choices(self.expert, k=self.settings.positives)
+
+    def batch(self, fresh: Sequence[Rollout], experts: Sequence[Demonstration] | None = None) -> list[Example]:
         """Experts, corruptions of them, and rollouts, fresh and replayed."""
-        experts = self.rng.choices(self.expert, k=self.settings.positives)
+        experts = self.experts() if experts is None else experts
         examples = (
             self.positives(experts) + self.corruptions(experts, self.rng) + self.rollouts(self._draw(fresh, experts))
         )
@@ -222,16 +252,16 @@ class Critic:
         return examples
 
     @torch.no_grad()
-    def look(self, fresh: Sequence[Rollout]) -> dict[str, float]:
+    def look(self, fresh: Sequence[Rollout], experts: Sequence[Demonstration] | None = None) -> dict[str, float]:
         """What `update` says of a batch, without the update."""
-        examples = self.batch(fresh)
+        examples = self.batch(fresh, experts)
         self.reward.eval()
         tables = self._look(examples)
         return self._figures(examples, tables, self._loss(examples, tables, self.settings.smoothing).item())
 
-    def update(self, fresh: Sequence[Rollout]) -> dict[str, float]:
-        """One optimiser step on a new batch; its figures are those before the step."""
-        examples = self.batch(fresh)
+    def update(self, fresh: Sequence[Rollout], experts: Sequence[Demonstration] | None = None) -> dict[str, float]:
+        """One optimiser step on a batch of `experts` (left out: drawn); its figures are those before the step."""
+        examples = self.batch(fresh, experts)
         lines = self.discriminator.lines([e.trace for e in examples], [e.label for e in examples], self.rng)
         self.reward.train()
         seed, device = self._dropout.getrandbits(32), self.reward.device
@@ -288,14 +318,6 @@ def _labels(examples: Sequence[Example]) -> Tensor:
 def _lengths(examples: Sequence[Example]) -> list[int]:
     """(B,) tokens of each row."""
     return [len(e.trace.prompt_ids) + len(e.trace.completion_ids) for e in examples]
-
-
-def _pick(rng: random.Random, rollouts: Sequence[Rollout], count: int) -> list[Rollout]:
-    """`count` of `rollouts`, each at most once where there are enough."""
-    rows = list(rollouts)
-    if not rows:
-        return []
-    return rng.sample(rows, count) if count <= len(rows) else rng.choices(rows, k=count)
 
 
 def _questions(examples: Sequence[Example]) -> Tensor:

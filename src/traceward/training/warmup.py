@@ -27,8 +27,10 @@ class WarmUp:
 def auroc_error(auroc: float, experts: int, others: int) -> float:
     """Standard error of an AUROC over so many traces of each class.
 
+    The formula says that a perfect AUROC cannot err. Here one has the error of 1 - 1/4 expert.
     Source: Hanley and McNeil 1982, "The meaning and use of the area under a ROC curve", equation 1.
     """
+    auroc = min(auroc, 1 - 1 / (4 * experts))
     both_experts, both_others = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
     variance = auroc * (1 - auroc)
     variance += (experts - 1) * (both_experts - auroc**2) + (others - 1) * (both_others - auroc**2)

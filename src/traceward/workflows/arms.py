@@ -100,7 +100,13 @@ def _scorer(
     if name is Arm.REWARD_FROZEN:
         return learned, None, frozen
     # The seed of the warm-up: the same demonstrations stay held out.
-    critic = Critic(learned, judged_demonstrations(task, recipe), recipe.critic, seed=recipe.run.seed)
+    critic = Critic(
+        learned,
+        judged_demonstrations(task, recipe),
+        recipe.critic,
+        seed=recipe.run.seed,
+        max_new_tokens=recipe.adversarial.max_new_tokens,
+    )
     learned_from = {d.problem.id for d in critic.expert}
     first = read_rollouts(run.path / "data" / "rollouts.jsonl")
     critic.remember([rollout for rollout in first if rollout.problem_id in learned_from])

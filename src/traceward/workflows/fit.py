@@ -99,7 +99,14 @@ def fit_reward(
         seed=seed,
     )
     against = logprobs_under(model, temperature=1.0)
-    teacher = Critic(learned, found.demonstrations, critic, seed=seed, policy_logprobs=against)
+    teacher = Critic(
+        learned,
+        found.demonstrations,
+        critic,
+        seed=seed,
+        policy_logprobs=against,
+        max_new_tokens=None if made_elsewhere else max_new_tokens,
+    )
     guards, alarms = Guards(GuardSettings()), list[Alarm]()
 
     def log(row: dict[str, float]) -> None:

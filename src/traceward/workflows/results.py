@@ -38,6 +38,13 @@ LOCALISE = (
 POLICIES = ("base", *(str(arm) for arm in Arm))
 
 
+def _consensus(recipe: Recipe) -> bool:
+    """Whether an arm is paid for agreeing: two always are, the reward's own by the recipe's credit."""
+    always, own = {Arm.MAJORITY_CONSENSUS, Arm.SFT_LOGPROB_CONSENSUS}, {Arm.ADVERSARIAL, Arm.REWARD_FROZEN}
+    arms = {*recipe.run.arms}
+    return bool(arms & always or (arms & own and recipe.adversarial.credit is Credit.CONSENSUS))
+
+
 def policy_part(name: str) -> str:
     """The part that holds what was measured of a policy."""
     return f"measure-{name}" if name in ("base", "sft") else name
@@ -57,7 +64,7 @@ def write_results(run: RunDirectory, task: Task, *, seconds: float | None) -> No
         "label_source": str(recipe.critic.label_source),
         "uses_final_answers": {
             "reward": "yes" if recipe.critic.label_source.uses_final_answers else "no",
-            "consensus": "yes" if recipe.adversarial.credit is Credit.CONSENSUS else "no",
+            "consensus": "yes" if _consensus(recipe) else "no",
             "outcome_reward": "yes" if recipe.adversarial.outcome_weight else "no",
         },
         "data": _data(recipe, task),

@@ -133,6 +133,7 @@ def learn_reward(
         recipe.critic,
         seed=recipe.run.seed,
         policy_logprobs=logprobs_under(model, temperature=recipe.adversarial.temperature),
+        max_new_tokens=recipe.adversarial.max_new_tokens,
     )
     critic.learner.prepare()
     with run.metrics(stage) as metrics:
