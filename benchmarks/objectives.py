@@ -22,7 +22,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from _record import RESULTS, record
 
 from traceward.ablation.run import run_grid
-from traceward.training.run_directory import source_commit
 
 GRIDS = Path(__file__).resolve().parent / "objectives"
 # SFT's settings are those with the highest validation pass@1 in phase `search`.
@@ -64,7 +63,7 @@ def main() -> None:
         changes = (*REGIMES.get(phase, ()), *(QUICK if chosen.quick else ()))
         directory = run_grid(grid, out=chosen.runs / f"{phase}{suffix}", overrides=changes)
         table = json.loads((directory / "grid.json").read_text(encoding="utf-8"))
-        run = {"command": f"python benchmarks/objectives.py {phase}", "commit": source_commit()}
+        run = {"command": f"python benchmarks/objectives.py {phase}"}
         details[phase] = run | {key: value for key, value in table.items() if key != "cells"}
         summary: dict[str, float | None] = {}
         for regime in REGIMES:

@@ -17,6 +17,7 @@ import pytest
 from traceward import cli
 from traceward.ablation import run as ablation
 from traceward.ablation.run import run_grid
+from traceward.ablation.sharing import MADE_WITH
 from traceward.data.jsonl import fingerprint_file
 from traceward.errors import RunError
 from traceward.workflows import pool
@@ -79,19 +80,25 @@ def test_a_cell_is_a_run_that_the_report_takes(finished: Path, tmp_path: Path) -
 
 
 def test_the_same_command_again_runs_nothing_and_a_wider_grid_only_what_is_new(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = stamps(finished)
     file = finished.parent / "small.toml"
     monkeypatch.setattr(pool, "ProcessPoolExecutor", None)
     run_grid(file, out=finished)
     assert stamps(finished) == before
+    assert not caplog.messages
     monkeypatch.undo()
     moved, wider = tmp_path / "moved", tmp_path / "wider.toml"
     shutil.copytree(finished, moved, symlinks=True)
     text = file.read_text(encoding="utf-8").replace('"reward-to-go"]', '"reward-to-go", "trace-mean"]')
     wider.write_text(text.replace('["group-mean", "leave-one-out"]', '["group-mean"]'), encoding="utf-8")
+    other = next((moved / "shared").glob("sft-*")) / MADE_WITH
+    other.write_text(json.dumps({"version": "0.0.1", "commit": "another"}), encoding="utf-8")
     run_grid(wider, out=moved)
+    (said,) = caplog.messages
+    assert "must be of one version of the code to compare: got finished stages by another in" in said
+    assert "another" in table(moved)["commits"]
     after = stamps(moved)
     assert {name: after[name] for name in before} == before
     assert [name.rpartition("-")[0] for name in after if name not in before] == ["adversarial"] * 2

@@ -86,6 +86,16 @@ def test_a_part_shows_what_all_before_it_left_and_nothing_of_its_neighbours(tmp_
     prepare(tmp_path / "moved", parts["judge"])  # again, after an interruption
 
 
+def test_other_data_are_other_work() -> None:
+    recipe = Recipe()
+    keys = [{part.name for part in parts_of(recipe, {"train": digest}).values()} for digest in ("a", "b", "a")]
+    assert keys[0] == keys[2]
+    assert not keys[0] & keys[1]
+    cell = Cell({"a": "x"}, recipe)
+    (placed,) = place([cell], lambda _recipe: {"train": "a"})
+    assert {part.name for part in placed.parts.values()} == keys[0]
+
+
 def test_cells_are_called_by_their_labels() -> None:
     cells = [Cell({"a": "x/y", "b": "0.5"}, Recipe()), Cell({"a": "x y", "b": "0.5"}, Recipe())]
     assert [placed.name for placed in place(cells)] == ["x-y-0.5-seed-0", "x-y-0.5-seed-0-2"]

@@ -11,6 +11,7 @@ A stage that has finished is never run again: the same command goes on, and a ch
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import time
@@ -27,12 +28,14 @@ from traceward.data.jsonl import write_json
 from traceward.data.tasks.registry import Task
 from traceward.errors import ConfigError, RunError, TracewardError
 from traceward.training.distribution import launched
-from traceward.training.run_directory import RunDirectory, command_line
+from traceward.training.run_directory import RunDirectory, command_line, source_commit
 from traceward.workflows.inputs import load_task
 from traceward.workflows.pool import Job, work
 from traceward.workflows.progress import StageProgress
 from traceward.workflows.results import write_results
 from traceward.workflows.train import changes, check
+
+logger = logging.getLogger(__name__)
 
 TABLE_EVERY = 60.0  # seconds between two tables while cells finish: the intervals take a while
 
@@ -57,7 +60,7 @@ def run_grid(
 
     grid = load_grid(path, changes(data, seed, overrides), check=lambda r: check(r, task_of(r.data, r.run.seed)))
     directory = _make(Path(out or Path("runs") / grid.name))
-    cells = place(grid.cells)
+    cells = place(grid.cells, lambda recipe: task_of(recipe.data, recipe.run.seed).record)
     parts: dict[str, tuple[Part, Placed]] = {}
     for cell in cells:
         for part in cell.parts.values():
@@ -81,6 +84,7 @@ def run_grid(
 
     jobs = _jobs(directory / "shared", parts)
     done = sum(job.done for job in jobs.values())
+    _say_if_older(directory / "shared", [part for name, (part, _) in parts.items() if jobs[name].done])
     with StageProgress(len(jobs), done) as progress:
         workers = max(cell.cell.recipe.run.workers for cell in cells)
         work(jobs, progress, workers=workers, before=begin, after=advance, failed=fail)
@@ -95,6 +99,18 @@ def run_grid(
             f"or run the same command to try them again (the table of the others is in {directory / 'grid.json'})"
         )
     return directory
+
+
+def _say_if_older(room: Path, parts: Sequence[Part]) -> None:
+    """Finished stages are kept whatever the code is now; a table over several versions says so."""
+    others = {part.commit(room) for part in parts} - {source_commit()}
+    if others:
+        made_by = ", ".join(sorted(commit or "no commit" for commit in others))
+        logger.warning(
+            "grid must be of one version of the code to compare: got finished stages by %s in %s; they are kept",
+            made_by,
+            room,
+        )
 
 
 def _make(directory: Path) -> Path:

@@ -1,9 +1,9 @@
 """Work that is the same in several cells is done once.
 
 A stage of a grid runs in a directory of its own, `shared/STAGE-KEY`: a run directory with links to what the stages
-before it left. KEY is a hash of the stage's name, of the settings that it reads and of the keys of those it waits for,
-so two cells that ask for the same work name the same directory, whichever comes first and whatever the grid looked
-like then. A cell is a directory of links to its stages.
+before it left. KEY is a hash of the stage's name, of the settings that it reads, of the data's fingerprints and of the
+keys of those it waits for, so two cells that ask for the same work name the same directory, whichever comes first and
+whatever the grid looked like then. A cell is a directory of links to its stages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from typing import Any
 from traceward.ablation.grid import Cell
 from traceward.config import Recipe
 from traceward.data.jsonl import write_json
-from traceward.training.run_directory import FREE, PARTS, RunDirectory
+from traceward.training.run_directory import FREE, PARTS, RunDirectory, installed_version, source_commit
 from traceward.workflows.pool import part_name
 from traceward.workflows.train import plan
+
+MADE_WITH = "made-with.json"  # the code that made a part
 
 # What a stage reads of a recipe, and no more: sections or single settings. tests/ablation/test_sharing.py watches the
 # stages read. One that is not named here reads everything but UNREAD: what is new is never shared too much.
@@ -37,7 +39,7 @@ READS: Mapping[str, tuple[str, ...]] = {
         "adversarial.temperature",
     ),
     "sft": ("sft",),
-    "reward": ("reward", "critic", "guards", "adversarial.temperature"),
+    "reward": ("reward", "critic", "guards", "adversarial.max_new_tokens", "adversarial.temperature"),
     "samples": ("evaluation.samples", "adversarial.max_new_tokens"),
     "measure:base": ("evaluation.policy_samples", "adversarial.max_new_tokens"),
     "measure:sft": ("evaluation.policy_samples", "adversarial.max_new_tokens"),
@@ -64,13 +66,22 @@ class Part:
         """What it wrote below `room` when it finished, or None."""
         return RunDirectory(room / self.name).part(part_name(self.stage))
 
+    def commit(self, room: Path) -> str | None:
+        """Of the code that made it; None where it was made by an installed package, or is not there."""
+        file = room / self.name / MADE_WITH
+        found: str | None = json.loads(file.read_text(encoding="utf-8"))["commit"] if file.exists() else None
+        return found
 
-def parts_of(recipe: Recipe) -> dict[str, Part]:
-    """Stage -> part, in the order of the plan. Equal names are equal work."""
+
+def parts_of(recipe: Recipe, data: Mapping[str, Any] | None = None) -> dict[str, Part]:
+    """Stage -> part, in the order of the plan. Equal names are equal work.
+
+    data: fingerprints of what the recipe's data hold now, by name.
+    """
     found: dict[str, Part] = {}
     for stage, waits in _ordered(plan(recipe)).items():
         before = tuple(found[wait].name for wait in waits)
-        asked = json.dumps([stage, settings_read(stage, recipe), sorted(before)], sort_keys=True)
+        asked = json.dumps([stage, settings_read(stage, recipe), data, sorted(before)], sort_keys=True)
         key = hashlib.sha256(asked.encode()).hexdigest()[:16]
         inputs = dict.fromkeys(name for wait in waits for name in (*found[wait].inputs, found[wait].name))
         found[stage] = Part(f"{part_name(stage)}-{key}", stage, recipe, before, tuple(inputs))
@@ -107,6 +118,7 @@ def prepare(room: Path, part: Part) -> Path:
     directory = room / part.name
     link(directory, [room / name for name in part.inputs])
     write_json(directory / "config.json", part.recipe.model_dump(mode="json"))
+    write_json(directory / MADE_WITH, {"version": installed_version("traceward"), "commit": source_commit()})
     RunDirectory(directory).tidy()
     return directory
 
@@ -121,7 +133,11 @@ def link(directory: Path, sources: list[Path]) -> None:
     for source in sources:
         for entry in (*source.iterdir(), *(inner for kind in PARTS for inner in (source / kind).iterdir())):
             place = directory / entry.relative_to(source)
-            own = entry.is_symlink() or entry.name == "config.json" or str(entry.relative_to(source)) in PARTS
+            own = (
+                entry.is_symlink()
+                or entry.name in {"config.json", MADE_WITH}
+                or str(entry.relative_to(source)) in PARTS
+            )
             if not own and not place.is_symlink() and not place.exists():
                 place.symlink_to(os.path.relpath(entry, place.parent))
 
@@ -139,8 +155,11 @@ class Placed:
         return all(part.found(room) is not None for part in self.parts.values())
 
 
-def place(cells: Sequence[Cell]) -> list[Placed]:
-    """Cells with their parts; a name says a cell's labels, and a number where two would be called alike."""
+def place(cells: Sequence[Cell], data: Callable[[Recipe], Mapping[str, Any]] = lambda _recipe: {}) -> list[Placed]:
+    """Cells with their parts; a name says a cell's labels, and a number where two would be called alike.
+
+    data: the fingerprints of a recipe's data.
+    """
     found: dict[str, Placed] = {}
     for cell in cells:
         words = [*cell.labels.values(), "seed", str(cell.seed)]
@@ -149,5 +168,5 @@ def place(cells: Sequence[Cell]) -> list[Placed]:
             if name not in found:
                 break
             name = f"{plain}-{number}"
-        found[name] = Placed(cell, name, parts_of(cell.recipe))
+        found[name] = Placed(cell, name, parts_of(cell.recipe, data(cell.recipe)))
     return list(found.values())

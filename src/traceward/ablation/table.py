@@ -52,6 +52,7 @@ def grid_table(grid: Grid, cells: Sequence[Placed], room: Path, failures: Mappin
         "axes": {name: list(points) for name, points in grid.axes.items()},
         "measures": list(measures),
         "sort": sort,
+        "commits": sorted({part.commit(room) or "" for cell in cells for part in cell.parts.values()}),
         "cells": len(cells),
         "finished": sum(cell.done(room) for cell in cells),
         "rows": [_row_as_json(row) for row in found],

@@ -98,15 +98,10 @@ def fit_reward(
         reference_share=reward.reference_share,
         seed=seed,
     )
-    against = logprobs_under(model, temperature=1.0)
     teacher = Critic(
-        learned,
-        found.demonstrations,
-        critic,
-        seed=seed,
-        policy_logprobs=against,
+        learned, found.demonstrations, critic, seed=seed, policy_logprobs=logprobs_under(model, temperature=1.0),
         max_new_tokens=None if made_elsewhere else max_new_tokens,
-    )
+    )  # fmt: skip
     guards, alarms = Guards(GuardSettings()), list[Alarm]()
 
     def log(row: dict[str, float]) -> None:
