@@ -1,10 +1,11 @@
 """What the discriminator adds to a GRPO step: python benchmarks/step_cost.py [--quick]
 
-Four trainers in one process take turns, a step each, in an order that is reversed every round: TRL's own GRPOTrainer;
-ours with one discriminator update of 64 traces (16 experts, 16 corruptions, 32 rollouts); with three such updates; and
-with one update of a full-size batch (96 + 96 + 192). All sample 192 completions of the same forced length for the same
-questions, with the same KL term, on the same random model. A ratio is the sum of our steps' seconds over the sum of
-TRL's in the same rounds; its interval resamples rounds.
+Five trainers in one process take turns, a step each, in an order that is reversed every round: TRL's own GRPOTrainer;
+ours with one discriminator update of 64 traces (16 experts, 16 corruptions, 32 rollouts); with three such updates; with
+one update of a full-size batch (96 + 96 + 192); and with one update where the policy learns from further questions, so
+that the update's 16 fresh rollouts, which answer its experts' questions, have to be sampled too. All sample 192
+completions of the same forced length, with the same KL term, on the same random model. A ratio is the sum of our steps'
+seconds over the sum of TRL's in the same rounds; its interval resamples rounds.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ OURS: dict[str, tuple[int, dict[str, int]]] = {
     "one_update": (1, SMALL),
     "three_updates": (3, SMALL),
     "full_batch": (1, FULL),
+    "further_questions": (1, SMALL),
 }
 
 
@@ -104,6 +106,9 @@ def trainer_of(name: str, size: str, rounds: int, directory: Path, timed: Timed)
     tokenizer = load_tokenizer(TOKENIZER)
     policy = small_llama(tokenizer, context=256, seed=0, **SIZES[size])
     demonstrations = stories.demonstrations(100, seed=0)
+    questions = [d.problem for d in demonstrations]
+    if name == "further_questions":
+        questions = [d.problem for d in stories.demonstrations(1000, seed=1)]
     updates, batch = OURS.get(name, (0, {}))
     config = AdversarialConfig(
         steps=rounds,
@@ -133,6 +138,7 @@ def trainer_of(name: str, size: str, rounds: int, directory: Path, timed: Timed)
             reward=reward,
             critic=critic,
             demonstrations=demonstrations,
+            questions=questions,
             config=config,
             directory=directory,
             callbacks=[timed],
@@ -143,7 +149,7 @@ def trainer_of(name: str, size: str, rounds: int, directory: Path, timed: Timed)
             model=policy,
             processing_class=tokenizer,
             reward_funcs=lambda completion_ids, **_: [float(ids[0] % 2) for ids in completion_ids],
-            train_dataset=question_rows([d.problem for d in demonstrations], config, Format.PLAIN, tokenizer),
+            train_dataset=question_rows(questions, config, Format.PLAIN, tokenizer),
             args=grpo_arguments(config, directory, seed=0),
             callbacks=[timed],
         )
@@ -198,7 +204,12 @@ def main() -> None:
     rounds = WARM + (3 if chosen.quick else chosen.rounds)
     found = {size: measure(size, rounds) for size in chosen.sizes}
     worst = {name: max((found[size]["ratio_wall"][name] for size in found), key=lambda r: r[0]) for name in OURS}
-    keys = {"one_update": "ratio_to_grpo", "three_updates": "ratio_to_grpo_3_updates", "full_batch": "ratio_full_batch"}
+    keys = {
+        "one_update": "ratio_to_grpo",
+        "three_updates": "ratio_to_grpo_3_updates",
+        "full_batch": "ratio_full_batch",
+        "further_questions": "ratio_further_questions",
+    }
     summary: dict[str, float | None] = {}
     for name, key in keys.items():
         summary |= dict(zip((key, f"{key}_low", f"{key}_high"), worst[name], strict=True))
