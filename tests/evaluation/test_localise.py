@@ -19,16 +19,14 @@ from traceward.evaluation.localise import (
     Localisation,
     LocaliseRow,
     LocaliseTable,
-    ProcessBench,
     best_constant,
     entropy_suspicion,
+    first_error_probabilities,
     increments,
     localise,
     localise_table,
     logprob_suspicion,
     predict_first_error,
-    processbench_by_subset,
-    processbench_f1,
     suspicion,
     suspicions,
     tune_threshold,
@@ -50,6 +48,15 @@ def measured(table: LocaliseTable, name: str) -> LocaliseRow:
     row = table.rows[name]
     assert row is not None
     return row
+
+
+def slow_f1(predictions: Sequence[int], firsts: Sequence[int]) -> float:
+    """ProcessBench F1 in so many words."""
+    pairs = list(zip(predictions, firsts, strict=True))
+    wrong = [said == first for said, first in pairs if first >= 0]
+    right = [said == first for said, first in pairs if first < 0]
+    a, b = sum(wrong) / len(wrong), sum(right) / len(right)
+    return 2 * a * b / (a + b) if a + b else 0.0
 
 
 # --- signs ------------------------------------------------------------------------------------------------------------
@@ -151,7 +158,7 @@ def test_no_threshold_beats_the_tuned_one(items: list[tuple[list[float], int]]) 
         return
 
     def f1(threshold: float) -> float:
-        return processbench_f1([predict_first_error(values, threshold=threshold) for values in arrays], firsts).f1
+        return slow_f1([predict_first_error(values, threshold=threshold) for values in arrays], firsts)
 
     found = tune_threshold(arrays, firsts)
     # Values are whole numbers: every threshold does what one of these does.
@@ -309,20 +316,6 @@ def test_a_threshold_must_be_a_number() -> None:
 # --- ProcessBench -----------------------------------------------------------------------------------------------------
 
 
-def test_processbench_by_hand() -> None:
-    # Erroneous: 1 of 2 at the exact index; error-free: 1 of 3.
-    found = processbench_f1([1, 0, -1, 2, 0], [1, 1, -1, -1, -1])
-    assert found == ProcessBench(0.5, pytest.approx(1 / 3), pytest.approx(0.4), 2, 3)
-    assert processbench_f1([0, 0], [0, -1]).f1 == 0
-
-
-def test_processbench_within_each_subset() -> None:
-    found = processbench_by_subset([0, -1, 1, 0], [0, -1, 0, -1], ["math", "math", "gsm8k", "gsm8k"])
-    assert {name: part.f1 for name, part in found.items()} == {"math": 1.0, "gsm8k": 0.0}
-    with pytest.raises(DataError, match="erroneous and error-free traces: got 1 erroneous of 1"):
-        processbench_by_subset([0, -1, 1], [0, -1, 0], ["math", "math", "gsm8k"])
-
-
 # --- localise ---------------------------------------------------------------------------------------------------------
 
 
@@ -361,3 +354,24 @@ def test_localise_refuses_readings_that_are_not_on_the_steps() -> None:
         localise(Fixed(Head.SCALAR, (1.0, NAN, 2.0)), PROBLEM, TRACE)
     no_answer = Trace(("One.", "Two."))
     assert localise(Fixed(Head.SCALAR, (1.0, 0.0)), PROBLEM, no_answer).first_error == 1
+
+
+def test_probabilities_of_the_first_error_by_hand() -> None:
+    wrong, none = first_error_probabilities([0.9, 0.5, 1.0])
+    assert wrong == pytest.approx([0.1, 0.45, 0.0])
+    assert none == pytest.approx(0.45)
+    with pytest.raises(DataError, match=r"between 0 and 1: got 0\.5 to 1\.5"):
+        first_error_probabilities([0.5, 1.5])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_the_first_error_is_somewhere_or_nowhere(right: list[float]) -> None:
+    wrong, none = first_error_probabilities(right)
+    assert wrong.min() >= 0
+    assert wrong.sum() + none == pytest.approx(1)
+
+
+def test_error_steps_begin_at_the_first_error() -> None:
+    assert LabelledTrace("p", 1, {"reward": (0.0, 1.0, 2.0)}, (1, 2)).error_steps == (1, 2)
+    with pytest.raises(DataError, match=r"begin at the first error 1: got \[2\]"):
+        LabelledTrace("p", 1, {"reward": (0.0, 1.0, 2.0)}, (2,))

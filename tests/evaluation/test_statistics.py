@@ -13,10 +13,13 @@ from sklearn.metrics import roc_auc_score
 from traceward.errors import ConfigError, DataError
 from traceward.evaluation import statistics
 from traceward.evaluation.statistics import (
+    Bin,
     Estimate,
     auroc,
     bootstrap_mean,
+    bootstrap_measure,
     bootstrap_ratio,
+    chance_normalised,
     expected_calibration_error,
     finite,
     harmonic_mean,
@@ -25,6 +28,7 @@ from traceward.evaluation.statistics import (
     over_seeds,
     paired_difference,
     pass_at_k,
+    reliability,
 )
 
 NAN = float("nan")
@@ -200,6 +204,58 @@ def test_calibration_error_by_hand() -> None:
     # One bin: |2.4 - 3| / 5.
     assert expected_calibration_error(probabilities, labels, bins=1) == pytest.approx(0.12)
     assert expected_calibration_error([0.0, 1.0], [False, True]) == 0
+
+
+def test_reliability_by_hand() -> None:
+    found = reliability([0.0, 0.1, 0.3, 0.95, 1.0], [True, False, False, True, True])
+    assert found == (
+        Bin(0.0, 0.1, 2, pytest.approx(0.05), 0.5),
+        Bin(0.2, 0.3, 1, pytest.approx(0.3), 0.0),
+        Bin(0.9, 1.0, 2, pytest.approx(0.975), 1.0),
+    )
+
+
+def _share(sums: np.ndarray) -> np.ndarray:
+    return sums[:, 0] / sums[:, 1]
+
+
+def test_a_measure_of_sums_has_the_interval_of_a_ratio() -> None:
+    values = np.random.default_rng(2).random(40)
+    problems = [str(place // 4) for place in range(40)]
+    counts = np.column_stack([values, np.ones(40)])
+    assert bootstrap_measure(counts, _share, seed=3, problems=problems) == bootstrap_ratio(
+        values, np.ones(40), seed=3, problems=problems
+    )
+
+
+def test_a_paired_difference_varies_less_than_its_sides() -> None:
+    generator = np.random.default_rng(4)
+    hard = generator.random(200)
+    ours, theirs = ((hard + shift > 0.5).astype(float) for shift in (0.1, 0.0))
+    sides = [np.column_stack([side, np.ones(200)]) for side in (ours, theirs)]
+    found = bootstrap_measure(sides[0], _share, minus=sides[1], seed=0)
+    same = paired_difference(ours, theirs, seed=0)
+    assert (found.value, found.low, found.high) == pytest.approx((same.value, same.low, same.high))
+    alone = [bootstrap_measure(side, _share, seed=0) for side in sides]
+    assert found.value == pytest.approx(alone[0].value - alone[1].value)
+    assert found.high - found.low < 0.6 * min(side.high - side.low for side in alone)
+    assert bootstrap_measure(sides[0], _share, minus=sides[0], seed=0) == Estimate(0, 0, 0, 200)
+
+
+def test_what_counts_are_refused() -> None:
+    with pytest.raises(DataError, match="define the measure: got nan"), np.errstate(invalid="ignore"):
+        bootstrap_measure([[0.0, 0.0]], _share, seed=0)
+    with pytest.raises(DataError, match="alike on both sides"):
+        bootstrap_measure([[0.0, 1.0]], _share, minus=[[1.0, 1.0], [0.0, 1.0]], seed=0)
+
+
+def test_chance_normalised_by_hand() -> None:
+    # Mean 0.75, mean chance 0.25: half of what chance leaves would be 0.5 of 0.75.
+    found = chance_normalised([1, 0.5], [0.3, 0.2], seed=0)
+    assert found is not None
+    assert found.value == pytest.approx(0.5 / 0.75)
+    assert chance_normalised([0.3, 0.2], [0.3, 0.2], seed=0).value == pytest.approx(0)  # type: ignore[union-attr]
+    assert chance_normalised([1.0], [1.0], seed=0) is None
 
 
 def test_length_correlation_by_hand() -> None:

@@ -15,11 +15,13 @@ the answer line, which has the same index. Every broken row is named, none is dr
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from traceward.data.demonstrations import lift_answer, question_field, text_field
+from traceward.data.demonstrations import lift_answer, question_field, question_key, text_field
 from traceward.data.formats import Format, completion_text, parse_completion
 from traceward.data.grading import extract_answer
 from traceward.data.jsonl import Faults, Row, read_jsonl
@@ -46,9 +48,20 @@ class TraceRecord:
     raw: Row = field(repr=False)
 
     @property
+    def key(self) -> str:
+        """Names question and trace by what they say, whatever the row's id."""
+        return trace_key(self.problem, self.trace)
+
+    @property
     def stated_answer(self) -> str | None:
         """The answer to grade and to vote with: the answer line, or what the text states elsewhere."""
         return self.trace.answer or extract_answer(completion_text(self.trace, Format.PLAIN))
+
+
+def trace_key(problem: Problem, trace: Trace) -> str:
+    """A short hash of a question and a trace of it: what was tuned on one of them is not measured on it."""
+    text = json.dumps([question_key(problem.question), trace.steps, trace.answer])
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def _listed(steps: object) -> list[str]:

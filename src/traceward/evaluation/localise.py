@@ -1,4 +1,4 @@
-"""Name the first wrong step: suspicion, prediction, threshold, the localise table, ProcessBench F1, and `localise`.
+"""Name the first wrong step: suspicion, prediction, threshold, the localise table, and `localise`.
 
 Everything is computed on *suspicion*: one number per unit, high = wrong, on one grid (the steps, then the answer line
 where there is one) for every method. `suspicion` alone knows the sign and meaning of a reward's logits;
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from traceward.errors import ConfigError, DataError
 from traceward.evaluation.scorer import REWARD, Scorer, score_traces
-from traceward.evaluation.statistics import Array, Estimate, bootstrap_ratio, finite, harmonic_mean
+from traceward.evaluation.statistics import Array, Estimate, bootstrap_ratio, chance_normalised, finite, harmonic_mean
 from traceward.records import Head, Problem, ScoredTrace, Trace
 
 SFT_LOG_RATIO = "sft_log_ratio"
@@ -85,6 +85,18 @@ def predict_first_error(suspicion: ArrayLike, *, threshold: float | None = None)
     return int(above[0]) if above.size else NO_ERROR
 
 
+def first_error_probabilities(step_probabilities: ArrayLike) -> tuple[Array, float]:
+    """P(a unit is the first wrong one) of each, and P(none is); together 1.
+
+    step_probabilities: P(the unit is right, where all before it are), of each.
+    """
+    right = finite("step probabilities", step_probabilities)
+    if right.min() < 0 or right.max() > 1:
+        raise DataError(f"step probabilities must lie between 0 and 1: got {right.min()} to {right.max()}; calibrate")
+    so_far = np.cumprod(right)
+    return np.concatenate([[1.0], so_far[:-1]]) * (1 - right), float(so_far[-1])
+
+
 def tune_threshold(suspicions: Sequence[ArrayLike], first_errors: Sequence[int]) -> float:
     """The threshold with the highest ProcessBench F1 on validation traces; the lowest such where several are best.
 
@@ -126,11 +138,15 @@ def _records(values: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
 
 @dataclass(frozen=True, slots=True)
 class LabelledTrace:
-    """A trace whose first wrong unit is known (-1: none), with the suspicion of each method on the same units."""
+    """A trace whose first wrong unit is known (-1: none), with the suspicion of each method on the same units.
+
+    error_steps: every wrong unit, where that is known; else empty.
+    """
 
     problem_id: str
     first_error: int
     suspicion: Mapping[str, tuple[float, ...]]
+    error_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.suspicion:
@@ -148,6 +164,10 @@ class LabelledTrace:
                 f"{self.problem_id!r}; read all methods on the same steps"
             )
         _check_index(self.first_error, self.units)
+        if self.error_steps and min(self.error_steps) != self.first_error:
+            raise DataError(
+                f"error steps must begin at the first error {self.first_error}: got {list(self.error_steps)}; mend one"
+            )
 
     @property
     def units(self) -> int:
@@ -210,7 +230,7 @@ def localise_table(items: Sequence[LabelledTrace], *, seed: int, constant: int |
     rows[CHANCE] = _row(erroneous, [np.zeros(item.units) for item in erroneous], seed)
     source = ConstantFrom.SAME_TRACES if constant is None else ConstantFrom.VALIDATION
     hits = {
-        name: tuple(_measures(item.suspicion[name], item.first_error)[0] for item in erroneous)
+        name: tuple(expected_hit(item.suspicion[name], item.first_error) for item in erroneous)
         for name in erroneous[0].suspicion
     }
     return LocaliseTable(len(erroneous), rows, index, source, hits)
@@ -254,9 +274,13 @@ def _row(items: Sequence[LabelledTrace], suspicions: Iterable[ArrayLike], seed: 
     hit, within, rank = (
         bootstrap_ratio(column, np.ones_like(column), seed=seed, problems=problems) for column in measures.T
     )
-    above = (measures[:, 0] - chance, 1 - chance)
-    normalised = bootstrap_ratio(*above, seed=seed, problems=problems) if chance.min() < 1 else None
-    return LocaliseRow(hit, within, rank, normalised)
+    return LocaliseRow(hit, within, rank, chance_normalised(measures[:, 0], chance, seed=seed, problems=problems))
+
+
+def expected_hit(suspicion: ArrayLike, first_error: int) -> float:
+    """P(the most suspicious unit is `first_error`), ties in random order."""
+    values = np.asarray(suspicion, dtype=np.float64)
+    return float((np.flatnonzero(values == values.max()) == first_error).mean())
 
 
 def _measures(suspicion: ArrayLike, first_error: int) -> tuple[float, float, float]:
@@ -266,37 +290,7 @@ def _measures(suspicion: ArrayLike, first_error: int) -> tuple[float, float, flo
     higher = int((values > values[first_error]).sum())
     tied = int((values == values[first_error]).sum())
     ranks = np.arange(higher + 1, higher + tied + 1)
-    return float((top == first_error).mean()), float((np.abs(top - first_error) <= 1).mean()), float((1 / ranks).mean())
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessBench:
-    """Shares predicted exactly right, and their harmonic mean (Zheng et al. 2024, arXiv 2412.06559)."""
-
-    erroneous: float
-    error_free: float
-    f1: float
-    n_erroneous: int
-    n_error_free: int
-
-
-def processbench_f1(predictions: Sequence[int], first_errors: Sequence[int]) -> ProcessBench:
-    """Accuracy on erroneous traces (the exact index) and on error-free ones (-1); both kinds must be there."""
-    _both_kinds(first_errors)
-    right: dict[bool, list[bool]] = {True: [], False: []}
-    for prediction, first in zip(predictions, first_errors, strict=True):
-        right[first != NO_ERROR].append(prediction == first)
-    wrong, fine = (sum(right[kind]) / len(right[kind]) for kind in (True, False))
-    return ProcessBench(wrong, fine, harmonic_mean(wrong, fine), len(right[True]), len(right[False]))
-
-
-def processbench_by_subset(
-    predictions: Sequence[int], first_errors: Sequence[int], subsets: Sequence[str]
-) -> dict[str, ProcessBench]:
-    """`processbench_f1` within each subset (GSM8K, MATH, …), in order of first appearance."""
-    rows = list(zip(predictions, first_errors, subsets, strict=True))
-    parts = {name: [row[:2] for row in rows if row[2] == name] for name in dict.fromkeys(subsets)}
-    return {name: processbench_f1([p for p, _ in part], [f for _, f in part]) for name, part in parts.items()}
+    return expected_hit(values, first_error), float((np.abs(top - first_error) <= 1).mean()), float((1 / ranks).mean())
 
 
 @dataclass(frozen=True, slots=True)

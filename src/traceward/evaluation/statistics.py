@@ -8,7 +8,7 @@ Equal seeds draw equal resamples, so that numbers over the same problems can be 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,6 @@ from sklearn.metrics import roc_auc_score
 from traceward.errors import ConfigError, DataError
 
 Array = NDArray[np.float64]
-Counts = NDArray[np.int64]
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -75,18 +74,64 @@ def bootstrap_ratio(
 
     Resamples whose denominators sum to 0 are left out. Raises DataError where all of them do.
     """
-    top, bottom = finite("numerators", numerators), finite("denominators", denominators)
-    _same_length(numerators=top, denominators=bottom)
-    clusters = _clusters(problems, top.size)
-    size = int(clusters.max()) + 1
-    tops, bottoms = (np.bincount(clusters, weights=part, minlength=size) for part in (top, bottom))
-    if not bottom.sum() > 0:
-        raise DataError(f"denominators must sum to more than 0: got {bottom.sum()}; the measure is not defined here")
-    found = []
-    for counts in _resample_counts(size, resamples, seed):
-        below = counts @ bottoms
-        found.append((counts @ tops)[below > 0] / below[below > 0])
-    return _estimate(float(top.sum() / bottom.sum()), np.concatenate(found), top.size, confidence)
+    counts = np.column_stack(_checked_run((numerators, denominators)))
+    return bootstrap_measure(counts, _ratio, seed=seed, problems=problems, resamples=resamples, confidence=confidence)
+
+
+def _ratio(sums: Array) -> Array:
+    """First column over the second; NaN where that is not above 0."""
+    found: Array = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+    return found
+
+
+def chance_normalised(
+    values: ArrayLike, chances: ArrayLike, *, seed: int, problems: Sequence[str] | None = None
+) -> Estimate | None:
+    """How far above chance: (mean value - mean chance) / (1 - mean chance); 0 = chance, 1 = always right.
+
+    chances: what a blind guess gets on the same trace. None where it is always right.
+    """
+    got, blind = finite("values", values), finite("chances", chances)
+    _same_length(values=got, chances=blind)
+    if blind.min() >= 1:
+        return None
+    return bootstrap_ratio(got - blind, 1 - blind, seed=seed, problems=problems)
+
+
+def bootstrap_measure(
+    counts: ArrayLike,
+    measure: Callable[[Array], Array],
+    *,
+    minus: ArrayLike | None = None,
+    seed: int,
+    problems: Sequence[str] | None = None,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """A measure that depends on the traces through the sums of their counts: an F1, a correlation, a share.
+
+    counts: (traces, k).  measure: (b, k) sums -> (b,), NaN where it is not defined.  minus: (traces, k) of a rival on
+    the same traces; the estimate is then the paired difference, both measured on each resample. Resamples without a
+    defined value are left out. Raises DataError where the data themselves have none.
+    """
+    sides = [np.asarray(side, dtype=np.float64) for side in ([counts] if minus is None else [counts, minus])]
+    shapes = {side.shape for side in sides}
+    if sides[0].ndim != 2 or len(shapes) > 1:
+        raise DataError(f"counts must be a row for each trace, alike on both sides: got {sorted(shapes)}; count again")
+    clusters = _clusters(problems, len(sides[0]))
+    totals = [np.zeros((int(clusters.max()) + 1, side.shape[1])) for side in sides]
+    for total, side in zip(totals, sides, strict=True):
+        np.add.at(total, clusters, side)
+
+    def difference(drawn: Array) -> Array:
+        values = [measure(drawn @ total) for total in totals]
+        return values[0] if minus is None else values[0] - values[1]
+
+    (point,) = difference(np.ones((1, len(totals[0]))))
+    if not np.isfinite(point):
+        raise DataError(f"counts must define the measure: got {point}; give traces of every kind it takes")
+    found = np.concatenate([difference(drawn) for drawn in _resample_counts(len(totals[0]), resamples, seed)])
+    return _estimate(float(point), found[np.isfinite(found)], len(sides[0]), confidence)
 
 
 def over_seeds(
@@ -113,11 +158,10 @@ def over_seeds(
     if len(sizes) > 1:
         raise DataError(f"runs must be measured on the same problems: got {sorted(sizes)} of them; measure them alike")
 
-    def measure(counts: Counts | Array) -> Array:
+    def measure(counts: Array) -> Array:
         """(S, b) each run's measure, or difference, in each resample; NaN where it is not defined."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            own = np.stack([(counts @ top) / (counts @ bottom) for top, bottom in ratios])
-            return own - np.stack([(counts @ top) / (counts @ bottom) for top, bottom in others]) if others else own
+        own = np.stack([_ratio(counts @ np.column_stack(run)) for run in ratios])
+        return own - np.stack([_ratio(counts @ np.column_stack(run)) for run in others]) if others else own
 
     size, generator, found = sizes.pop(), np.random.default_rng([seed, 1]), []
     for counts in _resample_counts(size, resamples, seed):
@@ -215,21 +259,41 @@ def length_controlled_auroc(
     return auroc(ranks - slope * centred, labels, seed=seed, problems=problems)
 
 
-def expected_calibration_error(
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """The traces whose probability lies in (low, high], 0 in the first: how many, its mean, and the share of True."""
+
+    low: float
+    high: float
+    n: int
+    probability: float
+    share: float
+
+
+def reliability(
     probabilities: ArrayLike, labels: Sequence[bool] | NDArray[np.bool_], bins: int = 10
-) -> float:
-    """Mean gap between probability and share of True, over `bins` equal intervals (a, b], weighed by their counts."""
+) -> tuple[Bin, ...]:
+    """The non-empty ones of `bins` equal intervals: what a reliability plot shows."""
     if bins < 1:
         raise ConfigError(f"bins must be at least 1: got {bins}; use 10")
     array, truth = finite("probabilities", probabilities), _labels(labels)
     _same_length(probabilities=array, labels=truth)
     if array.min() < 0 or array.max() > 1:
-        raise DataError(
-            f"probabilities must lie between 0 and 1: got {array.min()} to {array.max()}; calibrate the scores first"
-        )
+        raise DataError(f"probabilities must lie between 0 and 1: got {array.min()} to {array.max()}; calibrate first")
     where = np.searchsorted(np.arange(1, bins) / bins, array, side="left")
-    gaps = np.bincount(where, weights=array - truth, minlength=bins)
-    return float(np.abs(gaps).sum() / array.size)
+    return tuple(
+        Bin(at / bins, (at + 1) / bins, int(hit.sum()), float(array[hit].mean()), float(truth[hit].mean()))
+        for at in range(bins)
+        if (hit := where == at).any()
+    )
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike, labels: Sequence[bool] | NDArray[np.bool_], bins: int = 10
+) -> float:
+    """Mean gap between probability and share of True over the bins of `reliability`, weighed by their counts."""
+    found = reliability(probabilities, labels, bins)
+    return math.fsum(b.n * abs(b.probability - b.share) for b in found) / sum(b.n for b in found)
 
 
 def harmonic_mean(a: float, b: float) -> float:
@@ -263,7 +327,7 @@ def _clusters(problems: Sequence[str] | None, size: int) -> NDArray[np.intp]:
     return np.unique(np.asarray(problems), return_inverse=True)[1]
 
 
-def _resample_counts(size: int, resamples: int, seed: int) -> Iterator[Counts]:
+def _resample_counts(size: int, resamples: int, seed: int) -> Iterator[Array]:
     """(b, size) how often each cluster is drawn, in chunks of b resamples."""
     if resamples < 1:
         raise ConfigError(f"resamples must be at least 1: got {resamples}; use {RESAMPLES}")
@@ -272,7 +336,7 @@ def _resample_counts(size: int, resamples: int, seed: int) -> Iterator[Counts]:
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
         drawn = generator.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
+        yield np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
 
 
 def _estimate(value: float, resampled: Array, n: int, confidence: float) -> Estimate:
