@@ -89,6 +89,13 @@ class Scale(StrEnum):
     NONE = "none"
 
 
+class CalibrationMethod(StrEnum):
+    """How a score becomes a probability."""
+
+    TEMPERATURE = "temperature"  # sigmoid(score / T + offset)
+    ISOTONIC = "isotonic"  # the best function that never falls
+
+
 class OnAlarm(StrEnum):
     """What a run does when one of its guards finds something wrong."""
 

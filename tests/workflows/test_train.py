@@ -11,6 +11,7 @@ from traceward import cli
 from traceward.builtin import ASSETS
 from traceward.config import Arm, Recipe, load_recipe
 from traceward.data.tasks import stories
+from traceward.rewards.model import RewardModel
 from traceward.workflows import train
 from traceward.workflows.demo import QUICK
 from traceward.workflows.pool import part_name
@@ -65,6 +66,13 @@ def test_a_small_demo_ends_with_results_and_a_report(tmp_path: Path) -> None:
         assert all(0 <= value <= 1 for name, value in results[section].items() if name != "n")
         assert all(low <= high for low, high in results[f"{section}_intervals"].values())
     assert results["rerank"]["oracle"] >= results["rerank"]["reward"]
+    saved = RewardModel.load(out / "reward").calibration
+    assert saved is not None
+    for kind, found in results["calibration"]["probabilities"].items():  # fitted on validation, measured on test
+        assert getattr(saved, kind) is not None
+        assert sum(part["n"] for part in found["reliability"]) == found["n"]
+        assert 0 <= found["ece"] <= 1
+    assert results["calibration"]["probabilities"]
     assert [variant["name"] for variant in results["variants"]] == ["scalar:sparse:no-corruptions"]
     assert results["policy_curves"]["adversarial"]["step"] == [0, 2, 3]
     stages = {json.loads(line)["stage"] for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()}
@@ -145,7 +153,7 @@ def test_other_data_in_the_same_directory_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "work", lambda *_, **__: None)  # a run that was stopped at once
-    monkeypatch.setattr(cli, "_report", lambda *_: None)
+    monkeypatch.setattr(cli.learn, "page_of", lambda *_: None)
     data, out = tmp_path / "mine", tmp_path / "run"
     data.mkdir()
     recipe = tmp_path / "run.toml"

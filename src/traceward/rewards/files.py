@@ -1,6 +1,7 @@
 """A reward on disk: `model/` and `reference/` as plain Hugging Face directories, and `card.json` that signs them.
 
-`potential.safetensors` holds h of objective airl, with which training goes on; no score needs it.
+`potential.safetensors` holds h of objective airl, with which training goes on; no score needs it. `calibration.json`
+holds what turns scores into probabilities, where the reward was calibrated.
 
 The directory is written under a temporary name and renamed, so a reward is either whole or not there.
 """
@@ -19,6 +20,7 @@ from traceward.data.formats import Format
 from traceward.data.jsonl import fingerprint_file, is_unwritable, write_json
 from traceward.errors import ConfigError, RewardFileError, RunError
 from traceward.records import Granularity, Head, UnitSpec
+from traceward.rewards.calibration import Calibration
 from traceward.rewards.heads import new_potential
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 CARD = "card.json"
 POTENTIAL = "potential.safetensors"
+CALIBRATION = "calibration.json"
 VERSION = 1
 
 
@@ -46,6 +49,8 @@ def save_reward(reward: RewardModel, directory: Path, weights: dict[str, Any] | 
             reward.reference.save_pretrained(scratch / "reference")
         if reward.potential is not None:
             save_file(reward.potential.state_dict(), scratch / POTENTIAL)
+        if reward.calibration is not None:
+            write_json(scratch / CALIBRATION, reward.calibration.as_json())
         write_json(scratch / CARD, _card(reward, scratch))
         _swap(scratch, directory)
     except Exception as error:
@@ -55,6 +60,19 @@ def save_reward(reward: RewardModel, directory: Path, weights: dict[str, Any] | 
                 f"reward must be written whole: got '{error}' at {directory}; free space or choose another place"
             ) from error
         raise
+
+
+def save_calibration(directory: Path, calibration: Calibration) -> None:
+    """Put `calibration` beside a saved reward, in place of an earlier one; nothing else changes.
+
+    The card is written without and then with it, so that a reader finds a whole reward at every moment.
+    """
+    card = read_card(directory)
+    card["files"].pop(CALIBRATION, None)
+    write_json(directory / CARD, card)
+    write_json(directory / CALIBRATION, calibration.as_json())
+    card["files"][CALIBRATION] = fingerprint_file(directory / CALIBRATION)
+    write_json(directory / CARD, card)
 
 
 def _card(reward: RewardModel, scratch: Path) -> dict[str, Any]:
@@ -137,6 +155,15 @@ def _load_potential(path: Path, backbone: PreTrainedModel) -> nn.Linear:
     return potential
 
 
+def _load_calibration(path: Path) -> Calibration:
+    try:
+        return Calibration.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RewardFileError(
+            f"{path} must be a whole calibration: got a broken one ({error}); calibrate again"
+        ) from error
+
+
 def load_reward(directory: Path) -> RewardModel:
     """Read a reward; see RewardModel.load."""
     from traceward.loading import load_causal_lm, load_token_classifier, load_tokenizer
@@ -171,4 +198,5 @@ def load_reward(directory: Path) -> RewardModel:
         beta=beta,
         reference_share=share,
         card={key: value for key, value in card.items() if key not in own},
+        calibration=_load_calibration(directory / CALIBRATION) if CALIBRATION in card["files"] else None,
     ).eval()

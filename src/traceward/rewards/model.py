@@ -14,6 +14,7 @@ from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.segmentation import Segmenter
 from traceward.records import Granularity, Head, Problem, ScoredTrace, Trace, UnitSpec
 from traceward.rewards.batches import TraceBatch, by_length, collate, unpadded
+from traceward.rewards.calibration import Calibration
 from traceward.rewards.heads import (
     LogRatioReading,
     PolicyLogprobs,
@@ -56,6 +57,7 @@ class RewardModel(nn.Module):
     reference: the frozen p_ref of a log-ratio head, None for a scalar head.
     potential: h of objective airl for a scalar head, a second output of the hidden state; the first is then g. It takes
     part in training only and is in no readout.
+    calibration: what turns its scores into probabilities; training ends it, as it was fitted to other weights.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class RewardModel(nn.Module):
         beta: float = 1.0,
         reference_share: float = 0.0,
         card: dict[str, Any] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
         if (head is Head.LOG_RATIO) is not (reference is not None):
@@ -85,6 +88,7 @@ class RewardModel(nn.Module):
         self.beta = beta
         self.reference_share = reference_share if head is Head.LOG_RATIO else 0.0
         self.card: dict[str, Any] = card or {}
+        self.calibration = calibration
         self.segmenter = Segmenter(tokenizer)
 
     @property
@@ -100,6 +104,8 @@ class RewardModel(nn.Module):
     def train(self, mode: bool = True) -> RewardModel:
         """The reference never leaves evaluation mode."""
         super().train(mode)
+        if mode:
+            self.calibration = None
         if self.reference is not None:
             self.reference.eval()
         return self

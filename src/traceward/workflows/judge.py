@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from traceward.data.grading import canonical_answer
 from traceward.data.jsonl import write_jsonl
 from traceward.data.segmentation import split_steps
 from traceward.data.tasks.registry import Task
+from traceward.data.traces import trace_key
 from traceward.evaluation.localise import (
     LabelledTrace,
     increments,
@@ -24,14 +25,17 @@ from traceward.evaluation.localise import (
 )
 from traceward.evaluation.rerank import RerankGroup, rerank_curve, rerank_table
 from traceward.evaluation.statistics import Estimate, auroc, length_controlled_auroc, length_correlation
-from traceward.records import Head, Rollout, ScoredTrace, Trace, Verdict
-from traceward.training.distribution import on_main, shared_scores
+from traceward.records import Demonstration, Head, Rollout, ScoredTrace, Trace, Verdict
+from traceward.rewards.calibration import Calibration
+from traceward.training.distribution import on_main, shared_samples, shared_scores
 from traceward.training.run_directory import RunDirectory
-from traceward.workflows.inputs import base_policy, load_task, read_rollouts, sft_policy
+from traceward.workflows.calibrate import Labelled, fit_calibration, measure_calibration
+from traceward.workflows.inputs import base_policy, load_task, prompts_of, read_rollouts, seeded, sft_policy
 
 if TYPE_CHECKING:
     from traceward.rewards.model import RewardModel, TraceScorer
 
+VALIDATION_SAMPLES = 4  # a validation problem, to calibrate on
 Scores = Mapping[str, tuple[Head, list[ScoredTrace]]]
 
 
@@ -43,6 +47,7 @@ class Sampled:
     trace: Trace
     verdict: Verdict
     answer: str | None
+    key: str
 
     @property
     def encoded(self) -> EncodedTrace:
@@ -52,12 +57,48 @@ class Sampled:
 
 def read_samples(run: RunDirectory, task: Task, recipe: Recipe) -> list[Sampled]:
     """The shared samples of the test problems, judged; grouped by problem, in order."""
-    problems = {d.problem.id: d.problem for d in task.test}
+    return _judged(read_rollouts(run.path / "data" / "samples.jsonl"), task.test, task, recipe)
+
+
+def _judged(rollouts: Sequence[Rollout], items: Sequence[Demonstration], task: Task, recipe: Recipe) -> list[Sampled]:
+    problems = {d.problem.id: d.problem for d in items}
     found = []
-    for rollout in read_rollouts(run.path / "data" / "samples.jsonl"):
+    for rollout in rollouts:
         trace = parse_completion(rollout.text, recipe.data.format)
         verdict = task.judge(problems[rollout.problem_id], trace)
-        found.append(Sampled(rollout, trace, verdict, stated_answer(rollout.text, recipe.data.format)))
+        answer = stated_answer(rollout.text, recipe.data.format)
+        found.append(Sampled(rollout, trace, verdict, answer, trace_key(problems[rollout.problem_id], trace)))
+    return found
+
+
+def calibrated(run: RunDirectory, reward: RewardModel) -> Calibration | None:
+    """What samples of the start policy on validation problems say of the reward's probabilities; None where there are
+    no such problems, or no verdicts of both kinds. It reads their verdicts; the reward's scores never do."""
+    recipe = run.recipe()
+    task = load_task(recipe)
+    if not task.validation:
+        return None
+    model, tokenizer = base_policy(run)
+    groups = shared_samples(
+        model,
+        tokenizer,
+        prompts_of(task.validation, recipe, tokenizer),
+        n=VALIDATION_SAMPLES,
+        max_new_tokens=recipe.adversarial.max_new_tokens,
+        seed=seeded(recipe, "validation"),
+    )
+    samples = _judged([rollout for group in groups for rollout in group], task.validation, task, recipe)
+    head, scored = score_all({"reward": reward}, samples)["reward"]
+    return fit_calibration(_labelled(samples, scored), head)
+
+
+def _labelled(samples: Sequence[Sampled], scored: Sequence[ScoredTrace]) -> list[Labelled]:
+    """A first error that is no unit of the reading (a missing answer line) counts as not known."""
+    found = []
+    for sample, read in zip(samples, scored, strict=True):
+        first = sample.verdict.first_error
+        known = first if first is not None and first < len(read.unit_logits) else None
+        found.append(Labelled(sample.rollout.problem_id, sample.key, read, sample.verdict.correct, known))
     return found
 
 
@@ -103,7 +144,9 @@ def _numbers(rows: Mapping[str, Estimate | None]) -> tuple[dict[str, float | Non
     return values, {name: None if row is None else [row.low, row.high] for name, row in rows.items()}
 
 
-def judge_samples(samples: Sequence[Sampled], scores: Scores, n: int) -> dict[str, Any]:
+def judge_samples(
+    samples: Sequence[Sampled], scores: Scores, n: int, fitted: Calibration | None = None
+) -> dict[str, Any]:
     """Rerank and localisation tables with intervals, their values by problem, and the reward's calibration."""
     groups = groups_of(samples, scores, n)
     reranked = rerank_table(groups, n=n, seed=0)
@@ -125,7 +168,7 @@ def judge_samples(samples: Sequence[Sampled], scores: Scores, n: int) -> dict[st
             "map": _numbers({name: row.map for name, row in rows.items()})[0],
         }
         found["localise_by_problem"] = _hits_by_problem(groups, wrong, table.hits)
-    return {**found, **calibration(samples, scores["reward"][1])}
+    return {**found, "calibration": calibration(samples, *scores["reward"], fitted)}
 
 
 def _hits_by_problem(
@@ -140,24 +183,30 @@ def _hits_by_problem(
     }
 
 
-def calibration(samples: Sequence[Sampled], scored: Sequence[ScoredTrace]) -> dict[str, Any]:
-    """AUROC of the exported reward against correctness, and what of it length alone explains."""
+def calibration(
+    samples: Sequence[Sampled], head: Head, scored: Sequence[ScoredTrace], fitted: Calibration | None
+) -> dict[str, Any] | None:
+    """AUROC of the exported reward against correctness, what of it length alone explains, and how good the
+    probabilities are that the reward was saved with."""
     exported = [item.exported for item in scored]
     labels = [bool(s.verdict.correct) for s in samples]
     lengths = [len(s.rollout.completion_ids) for s in samples]
     problems = [s.rollout.problem_id for s in samples]
     if len(set(labels)) < 2 or len(set(lengths)) < 2 or len(set(exported)) < 2:
-        return {"calibration": None}
+        return None
     found = auroc(exported, labels, seed=0, problems=problems)
     controlled = length_controlled_auroc(exported, labels, lengths, seed=0, problems=problems)
+    measured = {} if fitted is None else measure_calibration(_labelled(samples, scored), head, fitted, seed=0)
     return {
-        "calibration": {
-            "auroc": found.value,
-            "auroc_low": found.low,
-            "auroc_high": found.high,
-            "auroc_length_control": controlled.value,
-            "length_correlation": length_correlation(exported, lengths),
-        }
+        "auroc": found.value,
+        "auroc_low": found.low,
+        "auroc_high": found.high,
+        "auroc_length_control": controlled.value,
+        "length_correlation": length_correlation(exported, lengths),
+        "probabilities": {
+            kind: {"ece": one.ece, "brier": one.brier, "n": one.n, "reliability": [asdict(part) for part in one.bins]}
+            for kind, one in measured.items()
+        },
     }
 
 
@@ -199,7 +248,7 @@ def judge_run(run: RunDirectory) -> dict[str, Any]:
         scorers |= {"sft_logprob": sft, "sft_log_ratio": sft_log_ratio(sft, base, like=reward)}
     scores = score_all(scorers, samples)
     on_main(write_jsonl)(run.path / "examples.jsonl", examples(samples, scores["reward"], task, recipe))
-    return judge_samples(samples, scores, recipe.evaluation.samples)
+    return judge_samples(samples, scores, recipe.evaluation.samples, reward.calibration)
 
 
 def examples(

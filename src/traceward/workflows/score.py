@@ -198,9 +198,13 @@ def _check(read: Mapping[int, ScoredTrace | None], records: Sequence[TraceRecord
     faults.raise_if_any()
 
 
-def score_row(record: TraceRecord, head: Head, found: ScoredTrace) -> dict[str, Any]:
-    """The row as it came, with `score` (the exported reward) and `step_scores`."""
-    return {**record.raw, "score": found.exported, "step_scores": increments(head, found.unit_logits).tolist()}
+def score_row(record: TraceRecord, reward: RewardModel, found: ScoredTrace) -> dict[str, Any]:
+    """The row as it came, with `score` (the exported reward) and `step_scores`; of a calibrated reward also with the
+    `probability` that the answer is right."""
+    steps = increments(reward.head, found.unit_logits).tolist()
+    row = {**record.raw, "score": found.exported, "step_scores": steps}
+    right = reward.calibration and reward.calibration.trace
+    return {**row, "probability": float(right(found.exported))} if right else row
 
 
 def skipped_row(record: TraceRecord, reason: str) -> dict[str, Any]:
@@ -215,10 +219,11 @@ def score_file(
     records = read_traces(traces)
     scorers = open_scorers(reward)
     readings = read_scores(scorers, records, traces, too_long=too_long, progress=progress)
-    head = scorers["reward"].head
+    learned = scorers["reward"]
+    assert isinstance(learned, RewardModel)
     return [
         skipped_row(record, readings.skipped[index])
         if index in readings.skipped
-        else score_row(record, head, readings.read("reward", index))
+        else score_row(record, learned, readings.read("reward", index))
         for index, record in enumerate(records)
     ]

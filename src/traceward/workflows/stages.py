@@ -160,10 +160,13 @@ def learn_reward(
 
 
 def reward(run: RunDirectory) -> None:
-    """The run's reward, saved with its card."""
+    """The run's reward, saved with its card and its calibration."""
+    from traceward.workflows.judge import calibrated
+
     recipe = run.recipe()
     task = load_task(recipe)
     learned, watched, found = learn_reward(run, recipe, part="reward", head=recipe.reward.head, spec=recipe.reward.spec)
+    learned.calibration = calibrated(run, learned)
     learned.card = {
         "task": task.name,
         "label_source": str(recipe.critic.label_source),
