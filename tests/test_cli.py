@@ -16,7 +16,7 @@ from traceward import __version__, cli, environment, tables
 from traceward.errors import ConfigError, DataError
 from traceward.evaluation.statistics import Estimate
 
-VERBS = ("demo", "train", "fit", "score", "rerank", "localise", "evaluate", "report")
+VERBS = ("demo", "train", "fit", "score", "rerank", "localise", "calibrate", "evaluate", "report")
 HEAVY = ("torch", "transformers", "trl", "datasets", "numpy", "scipy", "sklearn", "peft", "accelerate")
 LIMIT = 0.5  # seconds
 SLACK = 4  # for machines under load; the list of modules below is the sharp test

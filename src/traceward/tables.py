@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -24,11 +24,9 @@ from traceward.errors import DataError, RunError, TracewardError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from traceward.evaluation.localise import LocaliseRow, LocaliseTable
     from traceward.evaluation.statistics import Estimate
     from traceward.workflows.evaluate import EvaluateResult
     from traceward.workflows.fit import FitResult
-    from traceward.workflows.localise import LocaliseResult
     from traceward.workflows.rerank import RerankResult
 
 NOT_GIVEN = "not given"
@@ -55,14 +53,15 @@ _NAMES = {
     "localise": "first wrong step",
     "held_out_auroc": "held-out AUROC",
 }
-_RIVALS = ("base_logprob", "sft_logprob", "sft_log_ratio")
 
 
-def show(tables: Sequence[Table], *, stderr: bool = False) -> None:
-    """Print tables, one after the other."""
+def show(tables: Sequence[Table], *, stderr: bool = False, pictures: Sequence[RenderableType] = ()) -> None:
+    """Print pictures, then tables, one after the other."""
     console = Console(stderr=stderr)
     if not console.is_terminal:
         console = Console(stderr=stderr, width=_WIDTH, color_system=None)
+    for picture in pictures:
+        console.print(picture)
     for table in tables:
         if not console.is_terminal:
             table.box, table.pad_edge = None, False
@@ -113,15 +112,17 @@ def name_of(row: str) -> str:
     return _NAMES.get(row, row)
 
 
-def _table(title: str, columns: Sequence[str], caption: str = "") -> Table:
+def new_table(title: str, columns: Sequence[str], caption: str = "") -> Table:
+    """An empty table; the first column is text, the others are numbers."""
     table = Table(title=title, caption=caption or None)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
     return table
 
 
-def _facts(title: str, facts: Mapping[str, object]) -> Table:
-    table = _table(title, ("", ""))
+def facts_table(title: str, facts: Mapping[str, object]) -> Table:
+    """Names and what they are."""
+    table = new_table(title, ("", ""))
     table.show_header = False
     for name, value in facts.items():
         table.add_row(name, "–" if value is None else str(value))
@@ -137,14 +138,14 @@ def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     if scores:
         middle = (scores[(len(scores) - 1) // 2] + scores[len(scores) // 2]) / 2
         facts |= {"lowest": f"{scores[0]:.3f}", "median": f"{middle:.3f}", "highest": f"{scores[-1]:.3f}"}
-    return _facts("Scores (high = expert)", facts)
+    return facts_table("Scores (high = expert)", facts)
 
 
 def fit_table(result: FitResult) -> Table:
     """What the reward was learned from, and how well it tells held-out experts from rollouts."""
     card, metrics = result.card, result.card["metrics"]
     auroc = metrics["held_out_auroc"]
-    return _facts(
+    return facts_table(
         "Reward",
         {
             "saved in": result.out,
@@ -167,63 +168,15 @@ def rerank_tables(result: RerankResult) -> list[Table]:
     caption = f"{result.labelled} questions" + (
         f"; {left} left out: a trace without verdict, or too long" if left else ""
     )
-    table = _table(f"Rerank, N = {result.table.n}", ("picked by", "correct"), caption)
+    table = new_table(f"Rerank, N = {result.table.n}", ("picked by", "correct"), caption)
     for name, row in result.table.rows.items():
         table.add_row(name_of(name), percent(row))
     if result.curve is None:
         return [table]
-    curve = _table("Correct (%) against N", ("picked by", *(f"N = {size}" for size in result.sizes)))
+    curve = new_table("Correct (%) against N", ("picked by", *(f"N = {size}" for size in result.sizes)))
     for name, points in result.curve.items():
         curve.add_row(name_of(name), *(f"{100 * point.value:.1f}" for point in points))
     return [table, curve]
-
-
-def localise_tables(result: LocaliseResult) -> list[Table]:
-    """First wrong step: every method, overall and per source; and ProcessBench F1 where there is a threshold."""
-    skipped = f"{result.skipped} of {len(result.rows)} traces skipped: longer than the model's context"
-    tables: list[Table] = []
-    for source, found in result.tables.items():
-        where = "chosen on the same traces" if found.constant_from == "same-traces" else "chosen on the file to tune on"
-        caption = f"{found.n} erroneous traces; best constant index {found.constant}, {where}"
-        if result.skipped and not tables:
-            caption += f"\n{skipped}"
-        tables.append(_localise_table(f"First wrong step: {source}", found, caption))
-    if result.f1:
-        tables.append(_f1_table(result, skipped if result.skipped and not tables else ""))
-    if not tables and result.skipped:
-        tables.append(
-            _facts("Traces", {"read": len(result.rows) - result.skipped, "skipped (too long)": result.skipped})
-        )
-    return tables
-
-
-def _localise_table(title: str, found: LocaliseTable, caption: str) -> Table:
-    table = _table(title, ("method", "Hit@1", "within ±1", "MAP", "above chance"), caption)
-    for name, row in found.rows.items():
-        if row is not None:
-            table.add_row(name_of(name), *_cells(row))
-        elif name in _RIVALS:
-            table.add_row(name_of(name), NOT_GIVEN, "", "", "")
-    return table
-
-
-def _cells(row: LocaliseRow) -> tuple[str, ...]:
-    above = "–" if row.normalised is None else percent(row.normalised)
-    return percent(row.hit_at_1), percent(row.hit_within_1), percent(row.map), above
-
-
-def _f1_table(result: LocaliseResult, caption: str) -> Table:
-    how = f"tuned on {result.tuned_on}" if result.tuned_on else "given"
-    table = _table(
-        f"ProcessBench F1, threshold {how}",
-        ("subset", "method", "F1 %", "erroneous %", "error-free %", "traces"),
-        caption,
-    )
-    for source, rows in result.f1.items():
-        for name, f1 in rows.items():
-            shares = (f"{100 * share:.1f}" for share in (f1.f1, f1.erroneous, f1.error_free))
-            table.add_row(source, name_of(name), *shares, f"{f1.n_erroneous} + {f1.n_error_free}")
-    return table
 
 
 def evaluate_table(result: EvaluateResult) -> Table:
@@ -231,7 +184,7 @@ def evaluate_table(result: EvaluateResult) -> Table:
     caption = f"{result.questions} questions, {result.n} samples each"
     if result.cut:
         caption += f"; {100 * result.cut:.1f} % of the samples met the length cap"
-    table = _table(f"Policy, T = {result.temperature:g}", ("measure", "correct"), caption)
+    table = new_table(f"Policy, T = {result.temperature:g}", ("measure", "correct"), caption)
     for name, found in result.measures.items():
         picks = name in {"reward", "weighted_vote", "majority", "shortest"}
         table.add_row(f"{name_of(name)}, {result.n} samples" if picks else name_of(name), percent(found))
@@ -247,7 +200,7 @@ def grid_tables(path: Path) -> list[Table]:
         f"ordered by {name_of(found['sort'])}"
     )
     heads = (*(axis.rpartition(".")[2] for axis in axes), "seeds")
-    main = _table(f"Grid {found['grid']}", (*heads, *map(name_of, found["measures"])), caption)
+    main = new_table(f"Grid {found['grid']}", (*heads, *map(name_of, found["measures"])), caption)
     for column in main.columns[: len(axes)]:
         column.no_wrap, column.justify = False, "left"
     for row in found["rows"]:
@@ -255,7 +208,9 @@ def grid_tables(path: Path) -> list[Table]:
         main.add_row(*labels, str(len(row["seeds"])), *(_share(row["values"].get(m)) for m in found["measures"]))
     tables = [main]
     if found["differences"]:
-        pairs = _table("Differences, points", ("", "", *map(name_of, found["measures"])), "same problems, same seeds")
+        pairs = new_table(
+            "Differences, points", ("", "", *map(name_of, found["measures"])), "same problems, same seeds"
+        )
         for column in pairs.columns[:2]:
             column.no_wrap, column.justify = False, "left"
         for pair in found["differences"]:
@@ -266,7 +221,9 @@ def grid_tables(path: Path) -> list[Table]:
             pairs.add_row(" - ".join(names), " ".join(where), *numbers)
         tables.append(pairs)
     if found["removed"]:
-        tables.append(_facts("Cannot run", {" · ".join(r["labels"].values()): r["reason"] for r in found["removed"]}))
+        tables.append(
+            facts_table("Cannot run", {" · ".join(r["labels"].values()): r["reason"] for r in found["removed"]})
+        )
         for column in tables[-1].columns:
             column.no_wrap, column.justify = False, "left"
     return tables
@@ -285,8 +242,9 @@ def finish(
     *,
     results: Path | None = None,
     found: Mapping[str, Any] | None = None,
+    pictures: Sequence[RenderableType] = (),
 ) -> None:
-    """Write rows and results, then show the tables: on stderr where the rows take stdout."""
+    """Write rows and results, then show pictures and tables: on stderr where the rows take stdout."""
     if rows is not None and out is not None:
         write_jsonl(out, rows)
     if results is not None:
@@ -294,7 +252,7 @@ def finish(
     to_stdout = rows is not None and out is None
     if to_stdout and rows is not None:
         _to_stdout(rows)
-    show(shown, stderr=to_stdout)
+    show(shown, stderr=to_stdout, pictures=pictures)
 
 
 def _to_stdout(rows: Sequence[Mapping[str, Any]]) -> None:

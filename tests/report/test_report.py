@@ -50,7 +50,23 @@ RESULTS: dict[str, Any] = {
     "policy_greedy_intervals": {},
     "policy_curves": {"adversarial": {"step": [0, 10], "pass_at_1": [0.41, 0.54], "greedy": None}},
     "variants": [{"name": "scalar · token", "head": "scalar", "granularity": "dense", "rerank": 0.47, "auroc": 0.77}],
-    "calibration": {"auroc": 0.88, "auroc_low": 0.86, "auroc_high": 0.9, "length_correlation": -0.18},
+    "calibration": {
+        "auroc": 0.88,
+        "auroc_low": 0.86,
+        "auroc_high": 0.9,
+        "length_correlation": -0.18,
+        "probabilities": {
+            "trace": {
+                "ece": 0.0312,
+                "brier": 0.2,
+                "n": 2400,
+                "reliability": [
+                    {"low": 0.0, "high": 0.1, "n": 1800, "probability": 0.05, "share": 0.08},
+                    {"low": 0.5, "high": 0.6, "n": 600, "probability": 0.55, "share": 0.52},
+                ],
+            }
+        },
+    },
     "discriminator": {"auroc": 0.93, "length_eos_control": 0.71, "pairs": 256},
     "sft": {"loss_first": 1.2, "loss_last": 0.4},
     "seconds": {"sft": 31.2, "total": 711.5},
@@ -159,11 +175,25 @@ def test_figures_without_numbers_are_left_out_and_one_point_is_enough(tmp_path: 
         "rerank_curve": {"n": [1, 2], "reward": [None, None]},
         "localise_hit_at_1": {"chance": 0.3},
         "policy_curves": {"sft": {"step": [0], "pass_at_1": [0.4]}},
+        "calibration": {"probabilities": {"trace": {"ece": None, "reliability": []}}},
     }
     html = page_of(write_run(tmp_path / "run", changed(**parts)))
     assert [alt for alt in re.findall('aria-label="([^"]*)"', html) if "Loss" not in alt] == [
         "pass@1 at T = 1 against steps"
     ]
+
+
+def test_reliability_is_drawn_where_probabilities_were_measured(tmp_path: Path) -> None:
+    text = page_of(write_run(tmp_path / "run"))
+    assert "ECE, probability that an answer is right" in text
+    assert "0.031" in text
+    assert "2400 test traces" in text
+    assert "ECE, probability that a step" not in text
+    assert "Share that is right, against the probability that the reward states" in text
+    bare = changed(calibration={"auroc": 0.88, "probabilities": {}})
+    other = words(page_of(write_run(tmp_path / "other", bare)))
+    assert "ECE" not in other
+    assert "Reliability" not in other
 
 
 def test_a_run_with_metrics_only_has_a_page(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from traceward.report.tables import (
     refuse,
 )
 from traceward.report.times import StepTimes, step_times
+from traceward.report.traces import trace_cards
 
 SCHEMA = 1
 TRACES_SHOWN = 10
@@ -102,7 +103,7 @@ def _read_run(directory: Path) -> Run:
     return Run(
         name=str(results.values.get("run") or directory.resolve().name),
         results=results,
-        traces=_traces(list(read_rows(directory / "examples.jsonl"))[:TRACES_SHOWN]),
+        traces=trace_cards(list(read_rows(directory / "examples.jsonl"))[:TRACES_SHOWN]),
         manifest=read_object(directory / "manifest.json"),
         config=config,
         tables=tables,
@@ -145,6 +146,9 @@ def _figures(results: Section, tables: Mapping[str, Table]) -> Iterator[tuple[st
         chance = floor.cells[0].value if floor else None
         if bars:
             yield "localise", bar_figure(bars, alt="Hit@1 of the first wrong step", chance=chance)
+    if said := _said(results):
+        alt = "Share that is right, against the probability that the reward states"
+        yield "reliability", line_figure(said, alt=alt, x_label="stated probability", label_width=136)
     curves = results.section("policy_curves")
     for name, title in (("pass_at_1", "pass@1 at T = 1"), ("greedy", "greedy accuracy")):
         lines: list[Series] = []
@@ -164,6 +168,19 @@ def _figures(results: Section, tables: Mapping[str, Table]) -> Iterator[tuple[st
             yield name, line_figure(lines, alt=alt, x_label="policy steps", levels=levels, label_width=136)
 
 
+def _said(results: Section) -> list[Series]:
+    """The reliability of the saved probabilities, beside what would be exact."""
+    found = results.section("calibration").section("probabilities")
+    lines = []
+    for key, label, kind in (("trace", "answers", Kind.OURS), ("step", "steps", Kind.OURS_TOO)):
+        parts = [Section(found.where, part) for part in found.section(key).listed("reliability") or []]
+        points = [(part.share("probability"), part.share("share")) for part in parts]
+        known = [(x, y) for x, y in points if x is not None and y is not None]
+        if known:
+            lines.append(Series(label, [x for x, _ in known], [y for _, y in known], kind))
+    return [*lines, Series("exact", [0.0, 1.0], [0.0, 1.0], Kind.FLOOR)] if lines else []
+
+
 def _lines(
     curve: Section, xs: Sequence[float | None], methods: Sequence[Method], spans: Section | None
 ) -> list[Series]:
@@ -179,46 +196,3 @@ def _lines(
         interval = spans.interval(method.key) if spans is not None and method.kind is Kind.OURS else None
         lines.append(Series(method.label, known, ys, method.kind, interval))
     return lines
-
-
-def _traces(rows: Sequence[Section]) -> list[dict[str, Any]]:
-    """The traces to show, their scores as tints: `tint` runs from -1 (reads as wrong) to 1 (reads as expert)."""
-    scores = [abs(score) for row in rows for score in row.numbers("step_scores") or [] if score is not None]
-    # The largest tenth saturates, so that one outlier does not bleach the others.
-    scale = sorted(scores)[int(0.9 * (len(scores) - 1))] if scores else 0
-    shown = []
-    for row in rows:
-        steps = row.listed("steps") or []
-        values = row.numbers("step_scores") or [None] * len(steps)
-        if len(values) != len(steps):
-            refuse(f"{row.where}: step_scores", f"hold {len(steps)} numbers", len(values), "delete that line")
-        places = {name: row.number(name) for name in ("predicted", "first_error")}
-        for name, place in places.items():
-            if place is not None and place not in range(-1, len(steps)):
-                refuse(f"{row.where}: {name}", f"be a step below {len(steps)} or -1", place, "delete that line")
-        tokens = _tokens(row)
-        bound = max((abs(score) for _, score in tokens if score is not None), default=0)
-        shown.append(
-            {
-                "id": str(row.values.get("id") or ""),
-                "question": str(row.values.get("question") or ""),
-                "correct": row.values.get("correct"),
-                "exported": row.number("exported"),
-                **places,
-                "steps": [(str(text), value, _tint(value, scale)) for text, value in zip(steps, values, strict=True)],
-                "tokens": [(text, score, _tint(score, bound)) for text, score in tokens],
-            }
-        )
-    return shown
-
-
-def _tokens(row: Section) -> list[tuple[str, float | None]]:
-    pairs = row.listed("tokens") or []
-    if any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
-        refuse(f"{row.where}: tokens", "be pairs [text, score]", pairs[:1], "delete that line")
-    scores = Section(row.where, {"tokens": [score for _, score in pairs]}).numbers("tokens") or []
-    return [(str(text), score) for (text, _), score in zip(pairs, scores, strict=True)]
-
-
-def _tint(score: float | None, scale: float) -> float:
-    return 0.0 if score is None or not scale else max(-1.0, min(1.0, score / scale))

@@ -7,24 +7,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from traceward.data.demonstrations import question_key
+from traceward.data.benchmarks import Benchmark, Entry, recognise
 from traceward.data.traces import TraceRecord, read_traces
 from traceward.errors import ConfigError, DataError
 from traceward.evaluation.localise import (
     NO_ERROR,
     LabelledTrace,
     LocaliseTable,
-    ProcessBench,
     best_constant,
+    first_error_probabilities,
     localise_table,
     predict_first_error,
-    processbench_f1,
     suspicion,
     suspicions,
     tune_threshold,
 )
-from traceward.records import Head
+from traceward.evaluation.official import F1, OVERALL, OfficialTable, official_table, scheme_of
+from traceward.evaluation.scorer import REWARD
+from traceward.records import ScoredTrace
+from traceward.rewards.calibration import ProbabilityMap
+from traceward.rewards.model import RewardModel
 from traceward.workflows import TooLong
+from traceward.workflows.calibrate import Labelled, fit_calibration, refuse_shared
+from traceward.workflows.heatmap import example, token_scores
 from traceward.workflows.score import (
     Progress,
     Readings,
@@ -36,20 +41,23 @@ from traceward.workflows.score import (
     skipped_row,
 )
 
-OVERALL = "overall"
-REWARD = "reward"
+LABELLED = "labelled traces"  # the name of those that are of no benchmark
 
 
 @dataclass(frozen=True, slots=True)
 class LocaliseResult:
-    """rows: the file's rows with what was found.  tables and f1: for `overall` and each source that can be measured.
+    """rows: the file's rows with what was found.  tables: for `overall` and each source that can be measured.
 
-    thresholds: a step whose suspicion is above it is wrong.
+    official: benchmark -> its own measure; `labelled traces` -> ProcessBench F1 of those of no benchmark.
+    undecided: benchmarks whose measure lets a method say "no error", where no threshold says when.
+    thresholds: a step whose suspicion is above it is wrong.  examples: the first rows as the report draws them.
     """
 
     rows: tuple[dict[str, Any], ...]
+    examples: tuple[dict[str, Any], ...]
     tables: Mapping[str, LocaliseTable]
-    f1: Mapping[str, Mapping[str, ProcessBench]]  # source -> method
+    official: Mapping[str, OfficialTable]
+    undecided: tuple[str, ...]
     thresholds: Mapping[str, float]
     tuned_on: str | None
     labelled: int
@@ -64,13 +72,34 @@ class LocaliseResult:
             "thresholds": dict(self.thresholds),
             "tuned_on": self.tuned_on,
             "tables": {source: _table_json(table) for source, table in self.tables.items()},
-            "processbench": {source: {name: asdict(f1) for name, f1 in row.items()} for source, row in self.f1.items()},
+            "official": {name: _official_json(table) for name, table in self.official.items()},
         }
 
 
 def _table_json(table: LocaliseTable) -> dict[str, Any]:
     rows = {name: None if row is None else asdict(row) for name, row in table.rows.items()}
     return {"n": table.n, "constant": table.constant, "constant_from": str(table.constant_from), "rows": rows}
+
+
+def _official_json(table: OfficialTable) -> dict[str, Any]:
+    return {
+        group: {
+            "erroneous": table.counts[group][0],
+            "error_free": table.counts[group][1],
+            "rows": {name: asdict(row) for name, row in rows.items()},
+        }
+        for group, rows in table.rows.items()
+    } | {"measure": next(iter(table.scheme.measures))}
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What other traces say: thresholds by method, the reward's step map, the constant index, and where from."""
+
+    thresholds: Mapping[str, float]
+    step: ProbabilityMap | None = None
+    constant: int | None = None
+    source: str | None = None
 
 
 def localise_file(
@@ -81,121 +110,165 @@ def localise_file(
     sft: str | None = None,
     threshold: float | None = None,
     tune: Path | None = None,
+    tokens: bool = False,
+    examples: int = 0,
     too_long: TooLong = TooLong.ERROR,
     seed: int = 0,
     progress: Progress = silent,
 ) -> LocaliseResult:
     """Predict the first wrong step of every trace.
 
-    Without a threshold one is always named: the most suspicious. `threshold` is the reward's; `tune` is another file
-    with labels, on which every method gets its own. Raises ConfigError for both at once, DataError where `tune` shares
-    a trace with `traces`.
+    `threshold` is the reward's; `tune` is another file with labels, on which every method gets its own; with neither,
+    the reward's calibration has one for the reward. Without any, one step is always named: the most suspicious.
+    tokens: read every token too.   examples: how many rows are returned as the report draws them.
+    Raises ConfigError for both at once, DataError where a threshold was tuned on traces that it would be measured on.
     """
     if threshold is not None and tune is not None:
         raise ConfigError(f"threshold must be given or tuned: got {threshold} and a file to tune on; leave one out")
     records = read_traces(traces)
+    entries = recognise(records, traces)
     tuning = read_traces(tune) if tune is not None else []
-    _refuse_shared(traces, records, tune, tuning)
+    refuse_shared(traces, records, {r.key: f"{tune}:{r.line}" for r in tuning}, "tune on")
     scorers = open_scorers(reward, base=base, sft=sft)
-    limits = {} if threshold is None else {REWARD: threshold}
-    constant = None
+    learned = scorers[REWARD]
+    assert isinstance(learned, RewardModel)
     if tune is not None:
-        readings = read_scores(scorers, tuning, tune, too_long=too_long, progress=progress)
-        examples = [item for item, _ in _labelled(scorers, tuning, readings)]
-        limits = _tune(tune, examples, scorers)
-        constant = best_constant(examples)
+        decision = _tuned(tune, tuning, scorers, too_long, progress)
+    else:
+        decision = _saved(traces, records, learned, reward, threshold)
     readings = read_scores(scorers, records, traces, too_long=too_long, progress=progress)
-    labelled = _labelled(scorers, records, readings)
-    sources = _by_source(labelled)
+    labelled = _labelled(scorers, records, entries, readings)
+    sources = _by_source(records, labelled)
+    official, undecided = _official(entries, records, labelled, decision, seed)
+    wanted = [at for at in range(len(records)) if at not in readings.skipped]
+    rows = {at: _row(records[at], readings.read(REWARD, at), learned, decision) for at in wanted}
+    if tokens:
+        read = token_scores(learned, {at: records[at] for at in wanted}, progress)
+        rows = {at: {**row, "tokens": read[at]} for at, row in rows.items()}
     return LocaliseResult(
-        rows=tuple(_row(i, r, readings, scorers[REWARD].head, limits.get(REWARD)) for i, r in enumerate(records)),
+        rows=tuple(rows.get(at) or skipped_row(r, readings.skipped[at]) for at, r in enumerate(records)),
+        examples=tuple(example(records[at], rows[at]) for at in wanted[:examples]),
         tables={
-            name: localise_table(some, seed=seed, constant=constant)
+            name: localise_table(some, seed=seed, constant=decision.constant)
             for name, some in sources.items()
             if any(item.first_error != NO_ERROR for item in some)
         },
-        f1={name: row for name, some in sources.items() if (row := _f1(some, limits))},
-        thresholds=limits,
-        tuned_on=None if tune is None else str(tune),
+        official=official,
+        undecided=undecided,
+        thresholds=decision.thresholds,
+        tuned_on=decision.source,
         labelled=len(labelled),
         skipped=len(readings.skipped),
     )
 
 
-def _refuse_shared(
-    path: Path, records: Sequence[TraceRecord], tune: Path | None, tuning: Sequence[TraceRecord]
-) -> None:
-    """A threshold tuned on a trace that it is then measured on says nothing."""
-    if tune is None:
-        return
-    lines = {_identity(record): record.line for record in tuning}
-    shared = tuple(
-        DataError.at(path, record.line, "steps", f"must not be in the file to tune on: got the trace of {tune}:{line}")
-        for record in records
-        if (line := lines.get(_identity(record))) is not None
-    )
-    if shared:
-        raise DataError(
-            f"tune must be a file of other traces: got {len(shared)} of {len(records)} in both; split the data first",
-            problems=shared,
-        )
+def _saved(
+    path: Path, records: Sequence[TraceRecord], learned: RewardModel, place: Path, threshold: float | None
+) -> _Decision:
+    """The threshold that was given, or the one that is saved with the reward."""
+    saved = learned.calibration
+    step = None if saved is None else saved.step
+    if threshold is not None:
+        return _Decision({REWARD: threshold}, step)
+    if saved is None or saved.threshold is None:
+        return _Decision({}, step)
+    known = [record for record in records if record.first_error is not None]
+    refuse_shared(path, known, dict.fromkeys(saved.traces, str(place)), "calibrate on")
+    return _Decision({REWARD: saved.threshold}, step, source=str(place))
 
 
-def _identity(record: TraceRecord) -> tuple[str, tuple[str, ...], str | None]:
-    return question_key(record.problem.question), record.trace.steps, record.trace.answer
-
-
-def _labelled(
-    scorers: Mapping[str, Scorer], records: Sequence[TraceRecord], readings: Readings
-) -> list[tuple[LabelledTrace, str]]:
-    """The traces that were read and whose first error is known, with their source."""
-    found = []
-    for index, record in enumerate(records):
-        if record.first_error is None or index in readings.skipped:
-            continue
-        doubts: dict[str, tuple[float, ...]] = {}
-        for name, scorer in scorers.items():
-            doubts |= suspicions(name, scorer.head, readings.read(name, index))
-        source = record.raw.get("source")
-        item = LabelledTrace(record.problem.id, record.first_error, doubts)
-        found.append((item, source if isinstance(source, str) else ""))
-    return found
-
-
-def _by_source(labelled: Sequence[tuple[LabelledTrace, str]]) -> dict[str, list[LabelledTrace]]:
-    """All of them, then those of each source where there are several."""
-    found = {OVERALL: [item for item, _ in labelled]} if labelled else {}
-    sources = list(dict.fromkeys(source for _, source in labelled))
-    if len(sources) > 1:
-        found |= {name or "(no source)": [item for item, source in labelled if source == name] for name in sources}
-    return found
-
-
-def _tune(path: Path, examples: Sequence[LabelledTrace], scorers: Mapping[str, Scorer]) -> dict[str, float]:
+def _tuned(
+    path: Path, tuning: Sequence[TraceRecord], scorers: Mapping[str, Scorer], too_long: TooLong, progress: Progress
+) -> _Decision:
+    readings = read_scores(scorers, tuning, path, too_long=too_long, progress=progress)
+    examples = list(_labelled(scorers, tuning, [None] * len(tuning), readings).values())
     first = [item.first_error for item in examples]
     if not 0 < sum(index != NO_ERROR for index in first) < len(first):
         raise DataError(
             f"{path} must hold traces with a first_error and traces without one (-1): got {len(first)} labelled traces "
             "of one kind only; tune on a file with both"
         )
-    return {name: tune_threshold([item.suspicion[name] for item in examples], first) for name in scorers}
+    names = examples[0].suspicion
+    thresholds = {name: tune_threshold([item.suspicion[name] for item in examples], first) for name in names}
+    known = [
+        Labelled(r.problem.id, r.key, readings.read(REWARD, at), None, r.first_error)
+        for at, r in enumerate(tuning)
+        if at not in readings.skipped
+    ]
+    fitted = fit_calibration(known, scorers[REWARD].head)
+    return _Decision(thresholds, None if fitted is None else fitted.step, best_constant(examples), str(path))
 
 
-def _f1(some: Sequence[LabelledTrace], limits: Mapping[str, float]) -> dict[str, ProcessBench]:
-    """ProcessBench F1 of each method that has a threshold; nothing where only one kind of trace is there."""
-    first = [item.first_error for item in some]
-    if not limits or not 0 < sum(index != NO_ERROR for index in first) < len(first):
-        return {}
+def _labelled(
+    scorers: Mapping[str, Scorer], records: Sequence[TraceRecord], entries: Sequence[Entry | None], readings: Readings
+) -> dict[int, LabelledTrace]:
+    """The traces that were read and whose first error is known, by their index."""
+    found = {}
+    for index, (record, entry) in enumerate(zip(records, entries, strict=True)):
+        if record.first_error is None or index in readings.skipped:
+            continue
+        doubts: dict[str, tuple[float, ...]] = {}
+        for name, scorer in scorers.items():
+            doubts |= suspicions(name, scorer.head, readings.read(name, index))
+        wrong = entry.error_steps if entry is not None else ()
+        found[index] = LabelledTrace(record.problem.id, record.first_error, doubts, wrong)
+    return found
+
+
+def _source(record: TraceRecord) -> str:
+    source = record.raw.get("source")
+    return source if isinstance(source, str) and source else "(no source)"
+
+
+def _by_source(records: Sequence[TraceRecord], labelled: Mapping[int, LabelledTrace]) -> dict[str, list[LabelledTrace]]:
+    """All of them, then those of each source where there are several."""
+    found = {OVERALL: list(labelled.values())} if labelled else {}
+    parts: dict[str, list[LabelledTrace]] = {}
+    for index, item in labelled.items():
+        parts.setdefault(_source(records[index]), []).append(item)
+    return found | parts if len(parts) > 1 else found
+
+
+def _official(
+    entries: Sequence[Entry | None],
+    records: Sequence[TraceRecord],
+    labelled: Mapping[int, LabelledTrace],
+    decision: _Decision,
+    seed: int,
+) -> tuple[dict[str, OfficialTable], tuple[str, ...]]:
+    """The tables that can be made, and the benchmarks that lack a threshold."""
+    groups: dict[Benchmark | None, dict[str, list[LabelledTrace]]] = {}
+    for index, item in labelled.items():
+        entry = entries[index]
+        subset = _source(records[index]) if entry is None else entry.subset
+        groups.setdefault(None if entry is None else entry.benchmark, {}).setdefault(subset, []).append(item)
+    found, undecided = {}, []
+    for benchmark, subsets in groups.items():
+        items = [item for some in subsets.values() for item in some]
+        kinds = {item.first_error != NO_ERROR for item in items}
+        if True not in kinds or (benchmark is None and len(kinds) < 2):
+            continue
+        scheme = F1 if benchmark is None else scheme_of(benchmark, items)
+        if scheme.decides and not decision.thresholds:
+            undecided += [] if benchmark is None else [str(benchmark)]
+            continue
+        found[LABELLED if benchmark is None else str(benchmark)] = official_table(
+            scheme, subsets, thresholds=decision.thresholds, constant=decision.constant, seed=seed
+        )
+    return found, tuple(undecided)
+
+
+def _row(record: TraceRecord, found: ScoredTrace, reward: RewardModel, decision: _Decision) -> dict[str, Any]:
+    doubts = suspicion(reward.head, found)
+    first = predict_first_error(doubts, threshold=decision.thresholds.get(REWARD))
+    row = {**score_row(record, reward, found), "suspicion": doubts.tolist(), "predicted_first_error": first}
+    if decision.step is None:
+        return row
+    right = decision.step(0.0 - doubts)
+    wrong, none = first_error_probabilities(right)
     return {
-        name: processbench_f1([predict_first_error(i.suspicion[name], threshold=limit) for i in some], first)
-        for name, limit in limits.items()
+        **row,
+        "step_probabilities": right.tolist(),
+        "first_error_probabilities": wrong.tolist(),
+        "error_free_probability": none,
     }
-
-
-def _row(index: int, record: TraceRecord, readings: Readings, head: Head, limit: float | None) -> dict[str, Any]:
-    if index in readings.skipped:
-        return skipped_row(record, readings.skipped[index])
-    found = readings.read(REWARD, index)
-    doubts = suspicion(head, found)
-    named = {"suspicion": doubts.tolist(), "predicted_first_error": predict_first_error(doubts, threshold=limit)}
-    return {**score_row(record, head, found), **named}
