@@ -65,7 +65,7 @@ def _official_tables(name: str, found: OfficialTable, tuned_on: str | None) -> l
     erroneous, free = found.counts[overall]
     how = "the most suspicious step is named"
     if found.scheme.decides:
-        how = f"threshold tuned on {tuned_on}" if tuned_on else "threshold given"
+        how = f"threshold from {tuned_on}" if tuned_on else "threshold given"
     together = f"; mean of {len(subsets)} subsets" if found.scheme.mean_of_subsets and len(subsets) > 1 else ""
     first, *others = found.scheme.measures
     main = new_table(

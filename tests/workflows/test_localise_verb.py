@@ -192,7 +192,7 @@ def test_a_calibrated_reward_brings_threshold_and_probabilities(
     saved = _localised(verb, test, "--reward", own, "--json", results)
     assert saved == [{**row, "probability": score["probability"]} for row, score in zip(tuned, scored, strict=True)]
     found = json.loads(results.read_text())
-    assert found["tuned_on"] == str(own)
+    assert found["tuned_on"] == str(own / "calibration.json")
     assert list(found["thresholds"]) == ["reward"]
     for row in tuned:
         assert sum(row["first_error_probabilities"]) + row["error_free_probability"] == pytest.approx(1)
@@ -208,12 +208,16 @@ def test_tokens_and_pictures(
 ) -> None:
     reward, page = request.getfixturevalue(head), tmp_path / "page.html"
     out = tmp_path / "o.jsonl"
+    traces = verb.write(traces, [{**row, "tokens": 9, "step_probabilities": [0.5]} for row in verb.read(traces)])
+    verb("localise", traces, "--reward", reward, "--html", page, "--out", out)  # what a row had before is not drawn
+    assert "token by token" not in page.read_text(encoding="utf-8")
     text = verb("localise", traces, "--reward", reward, "--tokens", "--show", 2, "--html", page, "--out", out)
     rows = verb.read(out)
     for row in rows:
-        said = "".join(piece for piece, _ in row["tokens"])
+        assert row["tokens"] == 9
+        said = "".join(piece for piece, _ in row["token_scores"])
         assert said == "\n".join([*row["steps"], f"Answer: {row['model_answer']}"])
-        total = sum(score for _, score in row["tokens"])
+        total = sum(score for _, score in row["token_scores"])
         if head == "reward":  # a step's score is the sum of its tokens'; the end of the sequence has no text
             assert total == pytest.approx(sum(row["step_scores"]), abs=2.0)
     assert text.count("▸ predicted") == 2

@@ -43,8 +43,8 @@ def joined(texts: Sequence[str], scores: Sequence[float]) -> Pieces:
     return found
 
 
-def example(record: TraceRecord, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as `examples.jsonl` of a run has it (docs/results.md)."""
+def example(record: TraceRecord, row: Mapping[str, Any], pieces: Pieces | None, *, chances: bool) -> dict[str, Any]:
+    """A row as `examples.jsonl` of a run has it (docs/results.md).   chances: its steps have probabilities."""
     answer = [] if record.trace.answer is None else [f"Answer: {record.trace.answer}"]
     found: dict[str, Any] = {
         "id": record.id,
@@ -56,4 +56,6 @@ def example(record: TraceRecord, row: Mapping[str, Any]) -> dict[str, Any]:
         "correct": correctness(record),
         "exported": row["score"],
     }
-    return found | {name: row[name] for name in ("step_probabilities", "tokens") if name in row}
+    if chances:
+        found["step_probabilities"] = row["step_probabilities"]
+    return found if pieces is None else {**found, "tokens": pieces}

@@ -26,6 +26,7 @@ from traceward.evaluation.official import F1, OVERALL, OfficialTable, official_t
 from traceward.evaluation.scorer import REWARD
 from traceward.records import ScoredTrace
 from traceward.rewards.calibration import ProbabilityMap
+from traceward.rewards.files import CALIBRATION
 from traceward.rewards.model import RewardModel
 from traceward.workflows import TooLong
 from traceward.workflows.calibrate import Labelled, fit_calibration, refuse_shared
@@ -142,12 +143,14 @@ def localise_file(
     official, undecided = _official(entries, records, labelled, decision, seed)
     wanted = [at for at in range(len(records)) if at not in readings.skipped]
     rows = {at: _row(records[at], readings.read(REWARD, at), learned, decision) for at in wanted}
-    if tokens:
-        read = token_scores(learned, {at: records[at] for at in wanted}, progress)
-        rows = {at: {**row, "tokens": read[at]} for at, row in rows.items()}
+    pieces = token_scores(learned, {at: records[at] for at in wanted}, progress) if tokens else {}
+    rows = {at: {**row, "token_scores": pieces[at]} if at in pieces else row for at, row in rows.items()}
     return LocaliseResult(
         rows=tuple(rows.get(at) or skipped_row(r, readings.skipped[at]) for at, r in enumerate(records)),
-        examples=tuple(example(records[at], rows[at]) for at in wanted[:examples]),
+        examples=tuple(
+            example(records[at], rows[at], pieces.get(at), chances=decision.step is not None)
+            for at in wanted[:examples]
+        ),
         tables={
             name: localise_table(some, seed=seed, constant=decision.constant)
             for name, some in sources.items()
@@ -174,7 +177,7 @@ def _saved(
         return _Decision({}, step)
     known = [record for record in records if record.first_error is not None]
     refuse_shared(path, known, dict.fromkeys(saved.traces, str(place)), "calibrate on")
-    return _Decision({REWARD: saved.threshold}, step, source=str(place))
+    return _Decision({REWARD: saved.threshold}, step, source=str(place / CALIBRATION))
 
 
 def _tuned(
