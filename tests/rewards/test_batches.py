@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -79,13 +82,33 @@ def test_by_length_gives_every_row_once_within_the_budget(lengths: list[tuple[in
     batches = list(by_length(traces, tokens=tokens))
     assert sorted(row for batch in batches for row in batch) == list(range(len(traces)))
     for batch in batches:
-        width = max(sum(lengths[row]) for row in batch)
-        assert len(batch) == 1 or len(batch) * width <= tokens
+        once = {traces[row].prompt_ids for row in batch}
+        held = sum(map(len, once)) + sum(lengths[row][1] for row in batch)
+        padded = len(batch) * max(sum(lengths[row]) for row in batch)
+        assert len(batch) == 1 or (held <= tokens and padded <= 4 * tokens)
+        # What several processes divide: the traces of a batch, planned again, are that batch.
+        some = [traces[row] for row in batch]
+        assert list(by_length(some, tokens=tokens)) == [list(range(len(some)))]
 
 
 def test_by_length_puts_as_many_together_as_fit() -> None:
     traces = [EncodedTrace((1,), (2,) * length) for length in (3, 9, 3, 3)]
-    assert list(by_length(traces, tokens=12)) == [[1], [0, 2, 3]]
+    assert list(by_length(traces, tokens=10)) == [[1], [0, 2, 3]]  # the prompt counts once in each
+
+
+def test_by_length_bounds_the_padding_of_one_long_trace() -> None:
+    traces = [EncodedTrace((1,), (2,) * length) for length in (30, *([1] * 20))]
+    assert [len(rows) for rows in by_length(traces, tokens=60)] == [7, 14]  # 8 rows of 31 columns are over 240
+
+
+def test_batches_keep_the_traces_of_a_prompt_together() -> None:
+    rng = random.Random(1)
+    prompts = [tuple(rng.choices(range(50), k=2 + 3 * at)) for at in range(6)]
+    traces = [EncodedTrace(prompts[row % 6], (1,) * rng.randint(1, 9)) for row in range(18)]
+    batches = list(by_length(traces, tokens=60))
+    assert len(batches) > 2
+    order = [traces[row].prompt_ids for rows in batches for row in rows]
+    assert sum(a != b for a, b in pairwise(order)) == 6 - 1
 
 
 def test_sums_and_lowest_tokens_by_hand() -> None:

@@ -22,7 +22,7 @@ MakeReward = Callable[..., RewardModel]
 MakePolicy = Callable[..., PreTrainedModel]
 
 
-def assert_same(left: list[ScoredTrace], right: list[ScoredTrace], tolerance: float = 3e-5) -> None:
+def assert_same(left: list[ScoredTrace], right: list[ScoredTrace], tolerance: float = 1e-5) -> None:
     """Equal within `tolerance`, relative where a sum of log-probabilities is large."""
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
@@ -72,11 +72,11 @@ def test_scores_do_not_depend_on_a_neighbours_prompt(make_reward: MakeReward, tr
 def test_scores_do_not_depend_on_how_the_batches_are_cut(
     make_reward: MakeReward, traces: list[EncodedTrace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from traceward.rewards import model
+    from traceward.rewards import scoring
 
     reward = make_reward(Head.LOG_RATIO)
     together = reward.score_encoded(traces)
-    monkeypatch.setattr(model, "by_length", lambda rows: ([row] for row in reversed(range(len(rows)))))
+    monkeypatch.setattr(scoring, "by_length", lambda rows: ([row] for row in reversed(range(len(rows)))))
     assert_same(reward.score_encoded(traces), together)
 
 

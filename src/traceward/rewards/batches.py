@@ -103,23 +103,36 @@ def collate(
     return TraceBatch(input_ids, attention_mask, unit, unit_end, unit_mask, prompt, ref_logprobs)
 
 
-def by_length(traces: Sequence[EncodedTrace], *, tokens: int = 4096) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, at most `tokens` padded tokens each; long traces come alone.
+def tokens_per_pass() -> int:
+    """How many tokens go through a model at once: enough for its matrix products to run at their full rate, and few
+    enough for a CPU's cache (docs/scoring.md)."""
+    return 8192 if torch.cuda.is_available() else 2048
 
-    Traces that share their prompt stay together (traceward.rewards.prompts), in the place of the longest of them.
+
+def by_length(traces: Sequence[EncodedTrace], *, tokens: int | None = None) -> Iterator[list[int]]:
+    """Row numbers in batches of at most `tokens` tokens (left out: `tokens_per_pass`); longer traces come alone.
+
+    Traces that share their prompt stay together, in the place of the longest of them, and it counts once: most models
+    take it once (traceward.rewards.packing). For those that need padding, traces of a batch are of similar length, and
+    its padded table holds at most four times `tokens`.
     """
+    most = tokens or tokens_per_pass()
     lengths = [len(t.prompt_ids) + len(t.completion_ids) for t in traces]
     longest: dict[tuple[int, ...], tuple[int, int]] = {}  # of each prompt: the length, and minus the first row
     for row, trace in enumerate(traces):
         length, first = longest.get(trace.prompt_ids, (0, -row))
         longest[trace.prompt_ids] = max(length, lengths[row]), first
     batch: list[int] = []
-    width = 0
+    held = width = 0
     for row in sorted(range(len(traces)), key=lambda r: (longest[traces[r].prompt_ids], lengths[r], -r), reverse=True):
-        if batch and (len(batch) + 1) * max(width, lengths[row]) > tokens:
+        prompt = traces[row].prompt_ids
+        known = bool(batch) and traces[batch[-1]].prompt_ids == prompt
+        more = len(traces[row].completion_ids) if known else lengths[row]
+        if batch and (held + more > most or (len(batch) + 1) * max(width, lengths[row]) > 4 * most):
             yield batch
-            batch, width = [], 0
+            batch, held, width, more = [], 0, 0, lengths[row]
         batch.append(row)
+        held += more
         width = max(width, lengths[row])
     if batch:
         yield batch

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from traceward.rewards.batches import TraceBatch, lowest_by_unit, mean_by_unit, sum_by_unit
-from traceward.rewards.prompts import can_share, completion_logits
+from traceward.rewards.packing import can_pack, pack_batch, packed_attention, run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,8 +123,8 @@ def token_logprobs(model: PreTrainedModel, batch: TraceBatch, *, temperature: fl
 
     Columns in which no trace has begun its completion are 0: they never reach the output layer.
     """
-    if can_share(model, batch):
-        return _shared_logprobs(completion_logits(model, batch).float() / temperature, batch)
+    if can_pack(model, batch):
+        return _packed_logprobs(model, batch, temperature)
     width = batch.input_ids.shape[1]
     first = max(1, int(batch.start.min()))
     out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=width - first + 1)
@@ -133,11 +133,12 @@ def token_logprobs(model: PreTrainedModel, batch: TraceBatch, *, temperature: fl
     return nn.functional.pad(-losses.view_as(targets), (first, 0))
 
 
-def _shared_logprobs(logits_BCV: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
-    """`token_logprobs` from the logits of completion tokens alone."""
-    inside = batch.unit >= 0
-    here = torch.arange(logits_BCV.shape[1], device=inside.device) < inside.sum(1)[:, None]
-    losses = nn.functional.cross_entropy(logits_BCV[here], batch.input_ids[inside], reduction="none")
+def _packed_logprobs(model: PreTrainedModel, batch: TraceBatch, temperature: float) -> Tensor:
+    """`token_logprobs` without padding; 0 off the completions."""
+    packed, inside = pack_batch(model, batch), batch.unit >= 0
+    with packed_attention(model):
+        logits = run(model, batch.input_ids, packed, logits_to_keep=packed.before).logits[0].float() / temperature
+    losses = nn.functional.cross_entropy(logits, batch.input_ids[inside], reduction="none")
     return torch.zeros(inside.shape, device=inside.device).masked_scatter(inside, -losses)
 
 
@@ -159,7 +160,14 @@ def logprobs_under(policy: PreTrainedModel, *, temperature: float) -> PolicyLogp
 
 def scalar_values(model: PreTrainedModel, batch: TraceBatch, *, embeddings: Tensor | None = None) -> Tensor:
     """(B, T) one number per token from a token classifier with a single label; `embeddings` (B, T, E) stand for
-    tokens."""
+    tokens. Prompt tokens may be 0: no readout asks for them."""
+    if embeddings is None and can_pack(model, batch):
+        packed = pack_batch(model, batch)
+        with packed_attention(model):
+            found = run(model, batch.input_ids, packed).logits[0, :, 0].float()
+        table = torch.zeros(batch.input_ids.shape, device=found.device)
+        table.view(-1)[packed.index] = found
+        return table
     inputs = {"input_ids": batch.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
     values: Tensor = model(**inputs, attention_mask=batch.attention_mask).logits
     return values[..., 0].float()

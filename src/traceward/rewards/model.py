@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.segmentation import Segmenter
 from traceward.records import Granularity, Head, Problem, ScoredTrace, Trace, UnitSpec
-from traceward.rewards.batches import TraceBatch, by_length, collate, unpadded
+from traceward.rewards.batches import TraceBatch, collate
 from traceward.rewards.calibration import Calibration
 from traceward.rewards.heads import (
     LogRatioReading,
@@ -23,6 +23,7 @@ from traceward.rewards.heads import (
     scalar_values,
     token_logprobs,
 )
+from traceward.rewards.scoring import in_batches, score_units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -153,18 +154,18 @@ class RewardModel(nn.Module):
     @torch.no_grad()
     def ref_logprobs(self, traces: Sequence[EncodedTrace]) -> list[tuple[float, ...]]:
         """What each trace may bring along (`EncodedTrace.ref_logprobs`), so that the reference runs over it once."""
-        found: dict[int, tuple[float, ...]] = {}
-        for rows in by_length(traces):
-            batch = self.batch([traces[row] for row in rows])
+
+        def read(some: Sequence[EncodedTrace]) -> list[tuple[float, ...]]:
+            batch = self.batch(some)
             values = self._ref_logprobs(batch)
-            found |= {row: tuple(values[at][batch.unit[at] >= 0].tolist()) for at, row in enumerate(rows)}
-        return [found[row] for row in range(len(traces))]
+            return [tuple(row[mask].tolist()) for row, mask in zip(values, batch.unit >= 0, strict=True)]
+
+        return in_batches(traces, read)
 
     def unit_logits(self, batch: TraceBatch) -> Tensor:
         """(B, U) the logit of every unit; 0 where `batch.unit_mask` is False."""
         return self.read(batch).logit(batch)
 
-    @torch.no_grad()
     def score_encoded(
         self,
         traces: Sequence[EncodedTrace],
@@ -178,25 +179,11 @@ class RewardModel(nn.Module):
         exported reward takes no share of it.
         With `policy_logprobs` the policy's rewards are read too, at the units of training.
         """
-        was_training = self.training
-        self.eval()
-        found: dict[int, ScoredTrace] = {}
-        for rows in by_length(traces):
-            some = [traces[row] for row in rows]
-            trained = self.batch(some)
-            reading = self.read(trained)
-            blank: list[tuple[float, ...]] = [()] * len(rows)
-            logits = lows = rewards = blank
-            if spec is not None:
-                batch = trained if spec == self.spec else self.batch(some, spec)
-                logits, low = unpadded(reading.logit(batch), batch), reading.lows(batch)
-                lows = blank if low is None else unpadded(low, batch)
-            if policy_logprobs is not None:
-                rewards = unpadded(reading.policy_reward(trained, policy_logprobs(trained)), trained)
-            read = zip(reading.exported(trained).tolist(), logits, lows, rewards, strict=True)
-            found |= {row: ScoredTrace(*values) for row, values in zip(rows, read, strict=True)}
-        self.train(was_training)
-        return [found[row] for row in range(len(traces))]
+        return [found for (found,) in score_units(self, traces, (spec,), policy_logprobs=policy_logprobs)]
+
+    def score_units(self, traces: Sequence[EncodedTrace], specs: Sequence[UnitSpec]) -> list[tuple[ScoredTrace, ...]]:
+        """Readouts of each trace at the units of each of `specs`, in their order, all from one pass."""
+        return score_units(self, traces, specs)
 
     def score(self, items: Sequence[tuple[Problem, Trace]]) -> list[ScoredTrace]:
         """Readouts of traces given as text: one logit per step, then one for the answer line where there is one."""

@@ -10,9 +10,10 @@ import torch
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.segmentation import Segmenter
 from traceward.records import Head, Problem, ScoredTrace, Trace, UnitSpec
-from traceward.rewards.batches import by_length, collate, lowest_by_unit, sum_by_unit, unpadded
+from traceward.rewards.batches import collate, lowest_by_unit, sum_by_unit, unpadded
 from traceward.rewards.heads import PolicyLogprobs, token_logprobs
 from traceward.rewards.model import STEPS, RewardModel
+from traceward.rewards.scoring import in_batches
 from traceward.training.settings import RewardSettings
 
 if TYPE_CHECKING:
@@ -43,26 +44,22 @@ class LogProbScorer:
         policy_logprobs: PolicyLogprobs | None = None,
     ) -> list[ScoredTrace]:
         """Log-probabilities of traces given as token ids, in order; a policy would earn log p - log pi in each step."""
-        found: dict[int, ScoredTrace] = {}
         context = getattr(self.model.config, "max_position_embeddings", None)
-        self.model.eval()
-        for rows in by_length(traces):
-            batch = collate(
-                [traces[row] for row in rows],
-                self.segmenter,
-                spec or STEPS,
-                pad_id=self.tokenizer.pad_token_id or 0,
-                context=context,
-            ).to(self.model.device)
+        pad = self.tokenizer.pad_token_id or 0
+
+        def read(some: Sequence[EncodedTrace]) -> list[ScoredTrace]:
+            batch = collate(some, self.segmenter, spec or STEPS, pad_id=pad, context=context).to(self.model.device)
             logprobs = token_logprobs(self.model, batch)
             sums = unpadded(sum_by_unit(logprobs, batch), batch)
             lows = unpadded(lowest_by_unit(logprobs, batch), batch)
-            rewards: list[tuple[float, ...]] = [()] * len(rows)
+            rewards: list[tuple[float, ...]] = [()] * len(some)
             if policy_logprobs is not None:
                 rewards = unpadded(sum_by_unit(logprobs - policy_logprobs(batch), batch), batch)
-            for row, values, low, paid in zip(rows, sums, lows, rewards, strict=True):
-                found[row] = ScoredTrace(sum(values), values, low, paid)
-        return [found[row] for row in range(len(traces))]
+            read = zip(sums, lows, rewards, strict=True)
+            return [ScoredTrace(sum(values), values, low, paid) for values, low, paid in read]
+
+        self.model.eval()
+        return in_batches(traces, read)
 
     def score(self, items: Sequence[tuple[Problem, Trace]]) -> list[ScoredTrace]:
         """Log-probabilities of traces given as text; one unit per step, then the answer line."""

@@ -1,0 +1,188 @@
+"""Traces laid end to end: no padding, and a prompt that several of them share goes through the model once.
+
+All tokens of a batch stand in one row, so every layer but attention sees one matrix of real tokens, of one size
+whatever the lengths. Attention runs trace by trace. The first trace of a prompt brings it along; the others hold
+their completion only, and attend to the prompt's keys and values where that one has left them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import AttentionInterface
+
+from traceward.rewards.batches import TraceBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_NAME = "traceward_packed"
+_OTHER = ("position_bias", "s_aux", "softcap")  # what some models add to attention, and this one lacks
+_agrees: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A trace in the row, `start` to `stop`; `prompt` says where the first tokens that it lacks are, if it lacks any.
+
+    mask: (tokens, prompt + tokens) added to attention's scores, None where there is no prompt elsewhere.
+    """
+
+    start: int
+    stop: int
+    prompt: slice | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The row of N tokens.
+
+    index: (N,) where each token is in the batch's flattened (B, T).   position: (N,) where it is in its trace.
+    before: (C,) for each completion token of the batch, in its order, where in the row the token before it is.
+    """
+
+    index: Tensor
+    position: Tensor
+    before: Tensor
+    segments: tuple[Segment, ...]
+
+
+def pack(starts: Sequence[int], lengths: Sequence[int], prompts: Sequence[int], *, width: int, like: Tensor) -> Packed:
+    """The layout of traces that are rows of a (B, `width`) table.
+
+    starts: of the completions.   prompts: equal where traces share theirs.   like: gives masks their type and device.
+    """
+    first: dict[int, int] = {}  # where in the row each prompt begins
+    index, position, before, segments = [], [], [], []
+    place = 0
+    for row, (start, length, prompt) in enumerate(zip(starts, lengths, prompts, strict=True)):
+        at = first.setdefault(prompt, place)
+        skipped = 0 if at == place else start
+        own = torch.arange(skipped, length)
+        index.append(row * width + own)
+        position.append(own)
+        stop = place + length - skipped
+        before.append(torch.cat([torch.tensor([at + start - 1]), torch.arange(place + start - skipped, stop - 1)]))
+        if skipped:
+            segments.append(Segment(place, stop, slice(at, at + start), _behind(start, length, like)))
+        else:
+            segments.append(Segment(place, stop))
+        place = stop
+    rows, positions, predictors = (torch.cat(parts).to(like.device) for parts in (index, position, before))
+    return Packed(rows, positions, predictors, tuple(segments))
+
+
+def _behind(prompt: int, length: int, like: Tensor) -> Tensor:
+    """What lets token t of a completion see the prompt and the completion's tokens up to itself."""
+    seen = torch.ones(length - prompt, length, dtype=torch.bool, device=like.device).tril(prompt)
+    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, -torch.inf)
+
+
+def pack_batch(model: PreTrainedModel, batch: TraceBatch) -> Packed:
+    """The layout of a batch for `model`."""
+    lengths = batch.attention_mask.sum(1).tolist()
+    like = next(model.parameters())
+    return pack(batch.start.tolist(), lengths, batch.prompt.tolist(), width=batch.input_ids.shape[1], like=like)
+
+
+def run(model: nn.Module, input_ids: Tensor, packed: Packed, **options: Any) -> Any:
+    """The output of `model`, or of its base, over the packed row: (1, N, …). input_ids: (B, T)."""
+    return model(
+        input_ids=input_ids.flatten()[packed.index][None],
+        position_ids=packed.position[None],
+        segments=packed.segments,
+        use_cache=False,
+        **options,
+    )
+
+
+@contextmanager
+def packed_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, `model` takes packed rows and nothing else."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _attend(
+    _module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _attention_mask: Tensor | None,
+    *,
+    segments: Sequence[Segment],
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: (1, heads, N, D) in, (1, N, heads, D) out."""
+    if any(options.get(name) is not None for name in _OTHER):
+        raise NotImplementedError
+    key, value = (table.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for table in (key, value))
+    out = torch.empty((*query.shape[:3], value.shape[3]), dtype=query.dtype, device=query.device)
+    for one in segments:
+        own = slice(one.start, one.stop)
+        keys, values = key[:, :, own], value[:, :, own]
+        if one.prompt is not None:
+            keys = torch.cat([key[:, :, one.prompt], keys], 2)
+            values = torch.cat([value[:, :, one.prompt], values], 2)
+        out[:, :, own] = nn.functional.scaled_dot_product_attention(
+            query[:, :, own], keys, values, attn_mask=one.mask, is_causal=one.mask is None, scale=scaling
+        )
+    return out.transpose(1, 2), None
+
+
+AttentionInterface.register(_NAME, _attend)
+
+
+def can_pack(model: PreTrainedModel, batch: TraceBatch) -> bool:
+    """Whether the batch may go through `model` as one row: nobody asks for a gradient, and the model mixes tokens in
+    nothing but plain attention that is told where they stand. What a model says of itself is tried out once."""
+    if torch.is_grad_enabled() or model.training or int(batch.start.min()) < 1:
+        return False
+    if model not in _agrees:
+        _agrees[model] = _says_so(model) and _proves_it(model)
+    return _agrees[model]
+
+
+def _says_so(model: PreTrainedModel) -> bool:
+    weight = next(model.parameters())
+    if isinstance(weight, DTensor) or hasattr(weight, "ds_id"):  # FSDP2, ZeRO-3: a trial would be a pass of its own
+        return False
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    return (
+        getattr(model, "_supports_attention_backend", False)
+        and "position_ids" in inspect.signature(model.forward).parameters
+        and {*kinds} == {"full_attention"}
+        and getattr(config, "sliding_window", None) is None
+    )
+
+
+@torch.no_grad()
+def _proves_it(model: PreTrainedModel) -> bool:
+    """Whether two short traces of one prompt have the hidden states that each has alone."""
+    weight = next(model.parameters())
+    ids = torch.tensor([[1, 2, 3, 4, 5, 0], [1, 2, 3, 6, 7, 8]], device=weight.device)
+    packed = pack([3, 3], [5, 6], [0, 0], width=6, like=weight)
+    try:
+        with packed_attention(model):
+            found = run(model.base_model, ids, packed).last_hidden_state[0]
+    except NotImplementedError:
+        return False
+    alone = [model.base_model(input_ids=ids[row : row + 1, :end], use_cache=False) for row, end in ((0, 5), (1, 6))]
+    expected = torch.cat([alone[0].last_hidden_state[0], alone[1].last_hidden_state[0, 3:]])
+    error = (found - expected).abs().max() / expected.abs().max()
+    return bool(error < max(1e-4, 8 * torch.finfo(weight.dtype).eps))

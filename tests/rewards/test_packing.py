@@ -1,0 +1,177 @@
+"""Traces packed end to end: what a model says of each is what it says of that trace alone."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from traceward.data.formats import EncodedTrace
+from traceward.data.segmentation import Segmenter
+from traceward.records import Granularity, UnitSpec
+from traceward.rewards.batches import TraceBatch, collate
+from traceward.rewards.heads import scalar_values, token_logprobs
+from traceward.rewards.packing import can_pack, pack
+
+VOCABULARY = 50
+
+
+def model_of(kind: str, **options: Any) -> PreTrainedModel:
+    common: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "initializer_range": 0.5,
+        "pad_token_id": 0,
+        **options,
+    }
+    torch.manual_seed(0)
+    if kind == "qwen2":
+        common.pop("head_dim")
+        return Qwen2ForCausalLM(Qwen2Config(**common)).eval()
+    if kind == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**common)).eval()
+    return LlamaForCausalLM(LlamaConfig(**common)).eval()
+
+
+def groups(*, prompts: int = 3, group: int = 4, shortest: int = 2) -> list[EncodedTrace]:
+    """Completions of many lengths after prompts of many lengths, in no order."""
+    rng = random.Random(1)
+    asked = [tuple(rng.choices(range(1, VOCABULARY), k=shortest + 3 * at)) for at in range(prompts)]
+    found = [
+        EncodedTrace(asked[row % prompts], tuple(rng.choices(range(1, VOCABULARY), k=rng.randint(1, 9))))
+        for row in range(prompts * group)
+    ]
+    rng.shuffle(found)
+    return found
+
+
+def batch_of(traces: list[EncodedTrace], segmenter: Segmenter) -> TraceBatch:
+    return collate(traces, segmenter, UnitSpec(Granularity.DENSE), pad_id=0)
+
+
+@pytest.fixture(scope="session")
+def segmenter(tokenizer: Any) -> Segmenter:
+    return Segmenter(tokenizer)
+
+
+def test_a_layout_by_hand() -> None:
+    # Three traces in a table of 6 columns: prompts of 2, 2 and 1 tokens, the first two the same; 5, 4 and 3 in all.
+    packed = pack([2, 2, 1], [5, 4, 3], [0, 0, 1], width=6, like=torch.zeros(()))
+    assert packed.index.tolist() == [0, 1, 2, 3, 4, 8, 9, 12, 13, 14]
+    assert packed.position.tolist() == [0, 1, 2, 3, 4, 2, 3, 0, 1, 2]
+    assert packed.before.tolist() == [1, 2, 3, 1, 5, 7, 8]  # the second trace's first token follows the prompt's last
+    assert [(one.start, one.stop, one.prompt) for one in packed.segments] == [
+        (0, 5, None),
+        (5, 7, slice(0, 2)),
+        (7, 10, None),
+    ]
+    mask = packed.segments[1].mask
+    assert mask is not None
+    assert mask.tolist() == [[0, 0, 0, -torch.inf], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_each_trace_alone(kind: str, temperature: float, segmenter: Segmenter) -> None:
+    model, traces = model_of(kind), groups()
+    batch = batch_of(traces, segmenter)
+    passes: list[torch.Size] = []
+    hook = model.register_forward_pre_hook(
+        lambda _m, _a, options: passes.append(options["input_ids"].shape), with_kwargs=True
+    )
+    with torch.no_grad():
+        assert can_pack(model, batch)
+        found = token_logprobs(model, batch, temperature=temperature)
+        hook.remove()
+        for row, trace in enumerate(traces):
+            ids, start = torch.tensor([[*trace.prompt_ids, *trace.completion_ids]]), len(trace.prompt_ids)
+            alone = (model(input_ids=ids).logits[0].double() / temperature).log_softmax(-1)
+            expected = [alone[at - 1, ids[0, at]].item() for at in range(start, ids.shape[1])]
+            assert found[row, start : ids.shape[1]].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    real = sum(len(t.completion_ids) for t in traces) + 2 + 5 + 8  # every prompt once, no padding
+    assert passes == [(1, real)]
+    assert not found[batch.unit < 0].any()
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3"])
+def test_scalar_values_are_those_of_each_trace_alone(kind: str, segmenter: Segmenter) -> None:
+    body, traces = model_of(kind.lower()), groups()
+    body.config.num_labels = 1
+    torch.manual_seed(1)
+    model = getattr(transformers, f"{kind}ForTokenClassification")(body.config).eval()
+    batch = batch_of(traces, segmenter)
+    with torch.no_grad():
+        assert can_pack(model, batch)
+        found = scalar_values(model, batch)
+        for row, trace in enumerate(traces):
+            ids, start = torch.tensor([[*trace.prompt_ids, *trace.completion_ids]]), len(trace.prompt_ids)
+            expected = model(input_ids=ids).logits[0, start:, 0].tolist()
+            size = max(map(abs, expected))  # a value near 0 is a sum of terms of this size
+            assert found[row, start : ids.shape[1]].tolist() == pytest.approx(expected, abs=1e-5 * size)
+
+
+def test_it_is_left_alone_where_it_does_not_pay_or_could_mislead(segmenter: Segmenter) -> None:
+    model, batch = model_of("llama"), batch_of(groups(), segmenter)
+    assert not can_pack(model, batch)  # a gradient is wanted
+    with torch.no_grad():
+        assert can_pack(model, batch)
+        assert not can_pack(model.train(), batch)  # dropout
+        assert not can_pack(model.eval(), batch_of(groups(shortest=0), segmenter))  # nothing predicts a first token
+        sliding = model_of("qwen3", use_sliding_window=True, sliding_window=4, max_window_layers=1)
+        assert not can_pack(sliding, batch)
+        sharded = model_of("llama")
+        sharded.model.embed_tokens.weight.ds_id = 0
+        assert not can_pack(sharded, batch)
+
+
+class Leaky(LlamaForCausalLM):
+    """Claims to be what it is not: its output layer mixes in the token before, whose ever it is."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.model.norm.register_forward_hook(lambda _m, _i, out: out + 0.1 * out.roll(1, dims=1))
+
+
+def test_a_model_that_mixes_tokens_in_another_way_is_found_out(segmenter: Segmenter) -> None:
+    leaky = Leaky(model_of("llama").config).eval()
+    assert leaky._supports_attention_backend
+    batch = batch_of(groups(), segmenter)
+    with torch.no_grad():
+        assert not can_pack(leaky, batch)
+        padded = token_logprobs(leaky, batch)
+        ids = batch.input_ids[:1, : int(batch.attention_mask[0].sum())]
+        alone = leaky(input_ids=ids).logits[0].log_softmax(-1)
+    last = ids.shape[1] - 1
+    assert padded[0, last].item() == pytest.approx(alone[last - 1, ids[0, last]].item(), rel=1e-5)
+
+
+def test_a_model_with_another_attention_is_padded(segmenter: Segmenter) -> None:
+    # Gemma 2 caps the scores of its attention.
+    torch.manual_seed(0)
+    config = transformers.Gemma2Config(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, pad_token_id=0, layer_types=["full_attention"], sliding_window=None,
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = transformers.Gemma2ForCausalLM(config).eval()
+    with torch.no_grad():
+        assert not can_pack(model, batch_of(groups(), segmenter))
+    assert model.config._attn_implementation == "eager"
