@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from traceward.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -40,26 +41,26 @@ def load_policy(model: str | Path, tokenizer: str | Path) -> tuple[PreTrainedMod
     return policy, words
 
 
-def load_causal_lm(name: str | Path) -> PreTrainedModel:
-    """A causal language model in evaluation mode, float32, on the accelerator where there is one."""
+def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """A causal language model in evaluation mode, float32 or of `dtype`, on the accelerator where there is one."""
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, name)
+    return _load(AutoModelForCausalLM, name, dtype)
 
 
-def load_token_classifier(name: str | Path) -> PreTrainedModel:
+def load_token_classifier(name: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A backbone with one number per token; the head is new where the files have none."""
     from transformers import AutoModelForTokenClassification
 
-    return _load(AutoModelForTokenClassification, name, num_labels=1)
+    return _load(AutoModelForTokenClassification, name, dtype, num_labels=1)
 
 
-def _load(auto_class: type, name: str | Path, **options: object) -> PreTrainedModel:
+def _load(auto_class: type, name: str | Path, dtype: torch.dtype | None, **options: object) -> PreTrainedModel:
     import torch
     from safetensors import SafetensorError
 
     try:
-        model: PreTrainedModel = auto_class.from_pretrained(name, dtype=torch.float32, **options)  # type: ignore[attr-defined]
+        model: PreTrainedModel = auto_class.from_pretrained(name, dtype=dtype or torch.float32, **options)  # type: ignore[attr-defined]
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of other sizes
         raise ConfigError(_cannot_open("model", name, error)) from error
     _own_memory(model)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from traceward.workflows.evaluate import EvaluateResult
     from traceward.workflows.fit import FitResult
     from traceward.workflows.rerank import RerankResult
+    from traceward.workflows.stream import ScoreSummary
 
 NOT_GIVEN = "not given"
 _WIDTH = 160  # columns of plain text, so that nothing is cut in a file
@@ -89,7 +90,9 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
     """Progress on stderr, a bar for each thing that is done; nothing where stderr is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as drawn:
+    off = not console.is_terminal
+    # Rows may go to stdout meanwhile, which Rich would take for its own.
+    with Progress(*columns, console=console, disable=off, transient=True, redirect_stdout=False) as drawn:
         tasks: dict[str, Any] = {}
 
         def update(what: str, done: int, total: int) -> None:
@@ -129,15 +132,15 @@ def facts_table(title: str, facts: Mapping[str, object]) -> Table:
     return table
 
 
-def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def score_table(found: ScoreSummary) -> Table:
     """How many traces were scored, and where their scores lie."""
-    scores = sorted(row["score"] for row in rows if "score" in row)
-    facts: dict[str, object] = {"traces": len(scores)}
-    if len(scores) < len(rows):
-        facts["skipped (too long)"] = len(rows) - len(scores)
-    if scores:
-        middle = (scores[(len(scores) - 1) // 2] + scores[len(scores) // 2]) / 2
-        facts |= {"lowest": f"{scores[0]:.3f}", "median": f"{middle:.3f}", "highest": f"{scores[-1]:.3f}"}
+    facts: dict[str, object] = {"traces": found.rows - found.skipped}
+    if found.skipped:
+        facts["skipped (too long)"] = found.skipped
+    if found.before:
+        facts["scored before"] = found.before
+    if found.rows > found.skipped:
+        facts |= {"lowest": f"{found.lowest:.3f}", "highest": f"{found.highest:.3f}"}
     return facts_table("Scores (high = expert)", facts)
 
 
@@ -249,13 +252,13 @@ def finish(
         write_jsonl(out, rows)
     if results is not None:
         write_json(results, found)
-    to_stdout = rows is not None and out is None
-    if to_stdout and rows is not None:
-        _to_stdout(rows)
-    show(shown, stderr=to_stdout, pictures=pictures)
+    piped = rows is not None and out is None
+    if rows is not None and out is None:
+        to_stdout(rows)
+    show(shown, stderr=piped, pictures=pictures)
 
 
-def _to_stdout(rows: Sequence[Mapping[str, Any]]) -> None:
+def to_stdout(rows: Iterable[Mapping[str, Any]]) -> None:
     """JSONL in ASCII escapes: the same whatever the encoding of the terminal."""
     try:
         sys.stdout.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)

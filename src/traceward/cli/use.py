@@ -7,18 +7,27 @@ from typing import Annotated
 import typer
 
 from traceward.cli.frame import Base, Long, Results, Reward, Rows, Seed, Sft, Traces, ready, work
-from traceward.workflows import TooLong
+from traceward.workflows import Precision, TooLong
 
 
-def score(traces: Traces, *, reward: Reward, too_long: Long = TooLong.ERROR, out: Rows = None) -> None:
+def score(
+    traces: Traces,
+    *,
+    reward: Reward,
+    too_long: Long = TooLong.ERROR,
+    precision: Annotated[Precision, typer.Option(help="Numbers that the reward is run in.")] = Precision.FLOAT32,
+    out: Rows = None,
+) -> None:
     """Score traces and their steps. A step's score is what it adds to the reward; high = good."""
     ready(out)
     with work() as progress:
-        from traceward import tables
-        from traceward.workflows.score import score_file
+        from traceward.tables import score_table, show, to_stdout
+        from traceward.workflows.stream import score_file
 
-        rows = score_file(traces, reward=reward, too_long=too_long, progress=progress)
-    tables.finish(rows, out, [tables.score_table(rows)])
+        found = score_file(
+            traces, reward=reward, out=out or to_stdout, too_long=too_long, precision=precision, progress=progress
+        )
+    show([score_table(found)], stderr=out is None)
 
 
 def rerank(

@@ -137,19 +137,24 @@ def _dump(value: object, where: str, indent: int | None = None) -> str:
     return text.translate(_ESCAPES)
 
 
+def dump_row(row: Mapping[str, Any], where: str) -> str:
+    """A row as one line. Raises DataError naming `where` for NaN."""
+    return _dump(row, where) + "\n"
+
+
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one object per line, gzipped where the name ends in .gz. Errors: see `write_text`; NaN is a DataError."""
-    _write(path, (_dump(row, f"{path}:{number}") + "\n" for number, row in enumerate(rows, start=1)))
+    write_pieces(path, (dump_row(row, f"{path}:{number}") for number, row in enumerate(rows, start=1)))
 
 
 def write_json(path: str | Path, value: object) -> None:
     """Write one indented JSON document."""
-    _write(path, [_dump(value, str(path), indent=2) + "\n"])
+    write_pieces(path, [_dump(value, str(path), indent=2) + "\n"])
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text. Raises RunError where the disk is full, a size limit is met or the place is not writable."""
-    _write(path, [text])
+    write_pieces(path, [text])
 
 
 def _fill(stream: IO[bytes], pieces: Iterable[str], packed: bool) -> None:
@@ -162,7 +167,8 @@ def _fill(stream: IO[bytes], pieces: Iterable[str], packed: bool) -> None:
     stream.flush()
 
 
-def _write(path: str | Path, pieces: Iterable[str]) -> None:
+def write_pieces(path: str | Path, pieces: Iterable[str]) -> None:
+    """Write a text piece by piece; see `write_text`."""
     target = Path(path).resolve()  # a link keeps pointing where it did
     packed = target.suffix == ".gz"
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,10 +92,11 @@ def _first_error(value: object, limit: int) -> int | None:
 
 
 class _Reader:
-    """Reads rows one by one; remembers the problems it has met."""
+    """Reads rows one by one; remembers the problems it has met where it is to `compare` them."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem] = (), *, compare: bool = True) -> None:
         self._known = {problem.id: problem for problem in problems}
+        self._compare = compare
         self._met: dict[str, tuple[str, int]] = {}
         self.field = ""  # the field being read, for messages
 
@@ -112,6 +113,8 @@ class _Reader:
             return known if answer is None else Problem(known.id, known.question, answer)
         question, default_key = question_field(row)
         key = key or default_key
+        if not self._compare:
+            return Problem(key, question, answer)
         before, where = self._met.setdefault(key, (question, line))
         if before != question:
             raise ValueError(f"must be the same for one problem: got another for {key!r} at line {where}; mend the qid")
@@ -150,18 +153,30 @@ class _Reader:
         return TraceRecord(identity or f"trace-{line}", problem, trace, first_error, correct, line, row)
 
 
+def _records(reader: _Reader, path: str | Path, faults: Faults) -> Iterator[TraceRecord]:
+    for line, row in read_jsonl(path, faults):
+        try:
+            record = reader.read(row, line)
+        except ValueError as error:
+            faults.add(line, reader.field, str(error))
+        else:
+            yield record
+
+
 def read_traces(path: str | Path, problems: Iterable[Problem] | None = None) -> list[TraceRecord]:
     """All traces of a .jsonl or .jsonl.gz file, in order; `problems` gives the questions that rows lack.
 
     Several traces may share an id or a problem. Raises DataError naming every broken line.
     """
     faults = Faults(path)
-    reader = _Reader(problems or ())
-    found: list[TraceRecord] = []
-    for line, row in read_jsonl(path, faults):
-        try:
-            found.append(reader.read(row, line))
-        except ValueError as error:
-            faults.add(line, reader.field, str(error))
+    found = list(_records(_Reader(problems or ()), path, faults))
     faults.raise_if_any()
     return found
+
+
+def stream_traces(path: str | Path, faults: Faults) -> Iterator[TraceRecord]:
+    """The traces of a file one after another, in memory that does not grow with it.
+
+    So a row is held against no other one: two questions of one `qid` pass. Broken lines are added to `faults`.
+    """
+    return _records(_Reader(compare=False), path, faults)

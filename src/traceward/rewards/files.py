@@ -24,6 +24,7 @@ from traceward.rewards.calibration import Calibration
 from traceward.rewards.heads import new_potential
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -164,7 +165,7 @@ def _load_calibration(path: Path) -> Calibration:
         ) from error
 
 
-def load_reward(directory: Path) -> RewardModel:
+def load_reward(directory: Path, dtype: torch.dtype | None = None) -> RewardModel:
     """Read a reward; see RewardModel.load."""
     from traceward.loading import load_causal_lm, load_token_classifier, load_tokenizer
     from traceward.rewards.model import RewardModel
@@ -179,9 +180,9 @@ def load_reward(directory: Path) -> RewardModel:
     try:
         tokenizer = load_tokenizer(directory / "model")
         if head is Head.LOG_RATIO:
-            backbone, reference = load_causal_lm(directory / "model"), load_causal_lm(directory / "reference")
+            backbone, reference = (load_causal_lm(directory / part, dtype) for part in ("model", "reference"))
         else:
-            backbone, reference = load_token_classifier(directory / "model"), None
+            backbone, reference = load_token_classifier(directory / "model", dtype), None
         potential = _load_potential(directory / POTENTIAL, backbone) if POTENTIAL in card["files"] else None
     except ConfigError as error:
         raise RewardFileError(str(error)) from error

@@ -198,11 +198,12 @@ class RewardModel(nn.Module):
         save_reward(self, Path(directory), weights)
 
     @classmethod
-    def load(cls, directory: str | Path) -> RewardModel:
-        """Read a reward that `save` wrote. Raises RewardFileError where a file is missing, torn or changed."""
+    def load(cls, directory: str | Path, dtype: torch.dtype | None = None) -> RewardModel:
+        """Read a reward that `save` wrote. Raises RewardFileError where a file is missing, torn or changed.
+        dtype: of the weights, float32 left out; bfloat16 is faster where the hardware knows it, and coarser."""
         from traceward.rewards.files import load_reward
 
-        return load_reward(Path(directory))
+        return load_reward(Path(directory), dtype)
 
 
 def new_reward(

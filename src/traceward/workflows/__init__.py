@@ -8,3 +8,10 @@ class TooLong(StrEnum):
 
     ERROR = "error"
     SKIP = "skip"
+
+
+class Precision(StrEnum):
+    """The floating-point numbers that a reward is run in; torch's names."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"

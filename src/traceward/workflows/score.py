@@ -1,4 +1,4 @@
-"""Read traces with models: the one path by which every verb gets its scores, and the verb `score` itself.
+"""Read traces with models: the one path by which every verb gets its scores.
 
 Step scores are what each step adds to the reward (high = good), for either head; one per step, then one for the
 answer line where there is one.
@@ -16,12 +16,12 @@ from traceward.builtin import STORIES_BASE, TOKENIZER
 from traceward.data.formats import EncodedTrace, Format, completion_text, encode_completion, encode_prompt
 from traceward.data.jsonl import Faults
 from traceward.data.segmentation import split_steps
-from traceward.data.traces import TraceRecord, read_traces
+from traceward.data.traces import TraceRecord
 from traceward.errors import DataError
 from traceward.evaluation.localise import increments
 from traceward.loading import load_policy
 from traceward.records import Head, ScoredTrace, StopReason, Trace
-from traceward.rewards.model import RewardModel
+from traceward.rewards.model import STEPS, RewardModel
 from traceward.rewards.rivals import LogProbScorer, sft_log_ratio
 from traceward.workflows import TooLong
 
@@ -137,18 +137,31 @@ def _encode(
         for name, scorer in scorers.items():
             try:
                 encoded[name][index] = encode_record(record, scorer.style, scorer.tokenizer)
+                if over := check_encoded(encoded[name][index], scorer, record.trace, too_long):
+                    skipped[index] = over
+                    break
             except DataError as error:
                 faults.add(record.line, "steps", str(error))
                 break
-            over = _too_long(encoded[name][index], scorer)
-            if over and too_long is TooLong.ERROR:
-                faults.add(record.line, "steps", f"must fit {over}; {_MEND_LENGTH}")
-                break
-            if over:
-                skipped[index] = f"longer than {over}".replace(": got ", ": ")
-                break
     faults.raise_if_any()
     return encoded, skipped
+
+
+def check_encoded(encoded: EncodedTrace, scorer: Scorer, trace: Trace, too_long: TooLong) -> str | None:
+    """Why a trace is to be skipped, None where it is not. Raises DataError where it cannot be scored."""
+    if over := _too_long(encoded, scorer):
+        if too_long is TooLong.ERROR:
+            raise DataError(f"must fit {over}; {_MEND_LENGTH}")
+        return f"longer than {over}".replace(": got ", ": ")
+    if not _one_unit_a_step(len(scorer.segmenter.unit_ends(encoded.completion_ids, STEPS)), trace):
+        raise DataError("must end with a token of their own: got a token over two steps; mend the row")
+    return None
+
+
+def _one_unit_a_step(units: int, trace: Trace) -> bool:
+    """Whether so many units are one per step and one for the answer line, or the sentences of a lone step."""
+    tail = int(trace.answer is not None)
+    return units == max(1, len(trace.steps) + tail) or (len(trace.steps) == 1 and units > tail)
 
 
 def _too_long(trace: EncodedTrace, scorer: Scorer) -> str | None:
@@ -160,8 +173,8 @@ def _too_long(trace: EncodedTrace, scorer: Scorer) -> str | None:
 
 
 def _score(scorer: Scorer, rows: Mapping[int, EncodedTrace], what: str, progress: Progress) -> dict[int, ScoredTrace]:
-    """Readings in order of length, so that a batch holds little padding."""
-    order = sorted(rows, key=lambda index: len(rows[index].prompt_ids) + len(rows[index].completion_ids))
+    """Readings in the order of the file, where traces of one question mostly stand together."""
+    order = list(rows)
     found: dict[int, ScoredTrace] = {}
     for start in range(0, len(order), CHUNK):
         some = order[start : start + CHUNK]
@@ -170,8 +183,8 @@ def _score(scorer: Scorer, rows: Mapping[int, EncodedTrace], what: str, progress
     return found
 
 
-def _per_step(head: Head, found: ScoredTrace, trace: Trace) -> ScoredTrace | None:
-    """One unit per step and one for the answer line; None where the units are others.
+def _per_step(head: Head, found: ScoredTrace, trace: Trace) -> ScoredTrace:
+    """One unit per step and one for the answer line.
 
     A text of one line without an answer line is read sentence by sentence: these are put together again.
     """
@@ -179,8 +192,6 @@ def _per_step(head: Head, found: ScoredTrace, trace: Trace) -> ScoredTrace | Non
     logits = found.unit_logits
     if len(logits) == max(1, len(trace.steps) + tail):
         return found
-    if len(trace.steps) != 1 or len(logits) < 1 + tail:
-        return None
     sentences, rest = logits[: len(logits) - tail], logits[len(logits) - tail :]
     whole = math.fsum(sentences) if head is Head.LOG_RATIO else sentences[-1]
     lows = found.unit_lows
@@ -188,13 +199,11 @@ def _per_step(head: Head, found: ScoredTrace, trace: Trace) -> ScoredTrace | Non
     return ScoredTrace(found.exported, (whole, *rest), together)
 
 
-def _check(read: Mapping[int, ScoredTrace | None], records: Sequence[TraceRecord], faults: Faults) -> None:
+def _check(read: Mapping[int, ScoredTrace], records: Sequence[TraceRecord], faults: Faults) -> None:
     for index, found in read.items():
-        line = records[index].line
-        if found is None:
-            faults.add(line, "steps", "must end with a token of their own: got a token over two steps; mend the row")
-        elif not all(map(math.isfinite, (found.exported, *found.unit_logits))):
-            faults.add(line, "score", f"must be finite: got {found.exported} and {found.unit_logits}; mend the model")
+        if not all(map(math.isfinite, (found.exported, *found.unit_logits))):
+            rule = f"must be finite: got {found.exported} and {found.unit_logits}; mend the model"
+            faults.add(records[index].line, "score", rule)
     faults.raise_if_any()
 
 
@@ -210,20 +219,3 @@ def score_row(record: TraceRecord, reward: RewardModel, found: ScoredTrace) -> d
 def skipped_row(record: TraceRecord, reason: str) -> dict[str, Any]:
     """The row as it came, with the reason why it has no score."""
     return {**record.raw, "skipped": reason}
-
-
-def score_file(
-    traces: Path, *, reward: Path, too_long: TooLong = TooLong.ERROR, progress: Progress = silent
-) -> list[dict[str, Any]]:
-    """`traceward score`: the rows of a file in their order, with scores."""
-    records = read_traces(traces)
-    scorers = open_scorers(reward)
-    readings = read_scores(scorers, records, traces, too_long=too_long, progress=progress)
-    learned = scorers["reward"]
-    assert isinstance(learned, RewardModel)
-    return [
-        skipped_row(record, readings.skipped[index])
-        if index in readings.skipped
-        else score_row(record, learned, readings.read("reward", index))
-        for index, record in enumerate(records)
-    ]
