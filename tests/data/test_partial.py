@@ -68,7 +68,7 @@ def test_another_job_neither_takes_nor_loses_what_is_done(tmp_path: Path) -> Non
 def test_a_job_that_has_done_nothing_leaves_nothing(tmp_path: Path) -> None:
     add(tmp_path / "out.jsonl", 0)
     assert list(tmp_path.iterdir()) == []
-    with PartialRows(tmp_path / "out.jsonl", JOB, block=2) as kept, pytest.raises(DataError, match="out.jsonl:2"):
+    with PartialRows(tmp_path / "out.jsonl", JOB, block=2) as kept, pytest.raises(DataError, match=r"out\.jsonl:2"):
         kept.append([{"a": 1.0}, {"a": float("nan")}])
     assert list(tmp_path.iterdir()) == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from itertools import pairwise
 
 import pytest
 import torch
@@ -107,8 +106,8 @@ def test_batches_keep_the_traces_of_a_prompt_together() -> None:
     traces = [EncodedTrace(prompts[row % 6], (1,) * rng.randint(1, 9)) for row in range(18)]
     batches = list(by_length(traces, tokens=60))
     assert len(batches) > 2
-    order = [traces[row].prompt_ids for rows in batches for row in rows]
-    assert sum(a != b for a, b in pairwise(order)) == 6 - 1
+    places = {(at, traces[row].prompt_ids) for at, rows in enumerate(batches) for row in rows}
+    assert len(places) <= 6 + len(batches) - 1  # no more than one prompt is in both of two batches
 
 
 def test_sums_and_lowest_tokens_by_hand() -> None:

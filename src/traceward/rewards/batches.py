@@ -114,7 +114,7 @@ def by_length(traces: Sequence[EncodedTrace], *, tokens: int | None = None) -> I
 
     Traces that share their prompt stay together, in the place of the longest of them, and it counts once: most models
     take it once (traceward.rewards.packing). For those that need padding, traces of a batch are of similar length, and
-    its padded table holds at most four times `tokens`.
+    its padded table holds at most four times `tokens`. A batch's own traces, planned again, are that batch.
     """
     most = tokens or tokens_per_pass()
     lengths = [len(t.prompt_ids) + len(t.completion_ids) for t in traces]
@@ -129,13 +129,13 @@ def by_length(traces: Sequence[EncodedTrace], *, tokens: int | None = None) -> I
         known = bool(batch) and traces[batch[-1]].prompt_ids == prompt
         more = len(traces[row].completion_ids) if known else lengths[row]
         if batch and (held + more > most or (len(batch) + 1) * max(width, lengths[row]) > 4 * most):
-            yield batch
+            yield sorted(batch)
             batch, held, width, more = [], 0, 0, lengths[row]
         batch.append(row)
         held += more
         width = max(width, lengths[row])
     if batch:
-        yield batch
+        yield sorted(batch)
 
 
 def sum_by_unit(values_BT: Tensor, batch: TraceBatch) -> Tensor:  # noqa: N803
