@@ -32,7 +32,7 @@ GROUP, STEPS, COMPLETION = 8, 8, (20, 600)  # traces of a prompt, steps of a tra
 # Tokens of a prompt; whether the traces of a group share it. Prompts are 10, 41 and 10 % of all tokens.
 SHAPES = {"short prompts": ((15, 55), True), "long prompts": ((150, 280), True), "no groups": ((15, 55), False)}
 PADDED, MICRO = 1024, 6
-PROMPTS_PER_CALL = 5
+PER_CALL = 5 * GROUP  # traces that ours are given at once
 SPARSE, DENSE = UnitSpec(Granularity.SPARSE), UnitSpec(Granularity.DENSE)
 EVERY = (SPARSE, UnitSpec(every=15), DENSE)
 
@@ -85,8 +85,7 @@ def ids_of(trace: EncodedTrace) -> list[int]:
 
 
 def ours(reward: RewardModel, traces: Sequence[EncodedTrace], specs: Sequence[UnitSpec]) -> list[Piece]:
-    size = PROMPTS_PER_CALL * GROUP
-    parts = [traces[start : start + size] for start in range(0, len(traces), size)]
+    parts = [traces[start : start + PER_CALL] for start in range(0, len(traces), PER_CALL)]
     return [
         Piece(lambda part=part: reward.score_units(part, specs), sum(len(ids_of(t)) for t in part)) for part in parts
     ]

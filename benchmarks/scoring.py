@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from _record import record
-from _rivals_of_scoring import EVERY, GROUP, SHAPES, SIZES, STEPS, Piece, ids_of, traces_of, ways_of
+from _rivals_of_scoring import EVERY, PER_CALL, SHAPES, SIZES, STEPS, Piece, ids_of, traces_of, ways_of
 
 from traceward.builtin import TOKENIZER
 from traceward.data.formats import EncodedTrace
@@ -74,9 +74,9 @@ def race(ways: Mapping[str, Sequence[Piece]], seconds: float) -> dict[str, dict[
 
 def passed(traces: Sequence[EncodedTrace]) -> int:
     """Tokens that go through the model: as ours are called, a prompt once in each pass."""
-    size, total = 5 * GROUP, 0
-    for start in range(0, len(traces), size):
-        part = traces[start : start + size]
+    total = 0
+    for start in range(0, len(traces), PER_CALL):
+        part = traces[start : start + PER_CALL]
         for rows in by_length(part):
             total += sum(map(len, {part[row].prompt_ids for row in rows}))
             total += sum(len(part[row].completion_ids) for row in rows)

@@ -1,9 +1,9 @@
 """A file larger than memory ought to be: python benchmarks/streaming.py [--quick] [--traces N]
 
-Generates traces of the built-in world and scores them with `traceward score` and a log-ratio reward on the built-in base
-model, four times, each in a process of its own: half the file; the whole file; the whole file with a kill (SIGKILL) in
-the middle of it; and the same command again, which goes on. Memory is the largest resident set of a process, as the
-kernel counts it.
+Generates traces of the built-in world and scores them with `traceward score` and a log-ratio reward on the built-in
+base model, four times, each in a process of its own: half the file; the whole file; the whole file with a kill
+(SIGKILL) in the middle of it; and the same command again, which goes on. Memory is the largest resident set of a
+process, as the kernel counts it.
 """
 
 from __future__ import annotations

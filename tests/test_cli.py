@@ -15,6 +15,7 @@ import typer
 from traceward import __version__, cli, environment, tables
 from traceward.errors import ConfigError, DataError
 from traceward.evaluation.statistics import Estimate
+from traceward.workflows.stream import ScoreSummary
 
 VERBS = ("demo", "train", "fit", "score", "rerank", "localise", "calibrate", "evaluate", "report")
 HEAVY = ("torch", "transformers", "trl", "datasets", "numpy", "scipy", "sklearn", "peft", "accelerate")
@@ -221,20 +222,23 @@ def test_percent() -> None:
 
 def test_plain_tables_have_no_lines_and_are_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"score": value} for value in (3.0, 1.0, 2.0, 5.0)] + [{"skipped": "long"}]
-    tables.show([tables.score_table(rows)])
+    summary = ScoreSummary()
+    assert list(summary.see(rows)) == rows
+    tables.show([tables.score_table(summary)])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["traces", "4"] in lines
     assert ["skipped", "(too", "long)", "1"] in lines
-    assert ["median", "2.500"] in lines
+    assert ["lowest", "1.000"] in lines
+    assert ["highest", "5.000"] in lines
     assert lines[0] == ["Scores", "(high", "=", "expert)"]
 
 
 def test_rows_without_an_output_go_to_stdout_and_tables_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"text": "a\u2028b é", "score": 1.0}]
-    tables.finish(rows, None, [tables.score_table(rows)])
+    tables.finish(rows, None, [tables._facts("Scores", {"lowest": 1.0})])
     out, err = capsys.readouterr()
     assert [json.loads(line) for line in out.splitlines()] == rows
-    assert "median" in err
+    assert "lowest" in err
 
 
 def test_nothing_is_drawn_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,17 @@ def test_the_exported_reward_does_not_depend_on_the_units_read(
 
 
 @pytest.mark.parametrize("head", BOTH)
+def test_every_granularity_comes_from_one_pass(make_reward: MakeReward, traces: list[EncodedTrace], head: Head) -> None:
+    reward = make_reward(head, STEPS)
+    apart = [reward.score_encoded(traces, spec=spec) for spec in SPECS]
+    passes = []
+    reward.backbone.register_forward_pre_hook(lambda _m, _a, o: passes.append(o["input_ids"].shape), with_kwargs=True)
+    assert list(zip(*reward.score_units(traces, SPECS), strict=True)) == [tuple(one) for one in apart]
+    assert len(passes) == 1
+    assert passes[0][1] < sum(len(t.prompt_ids) + len(t.completion_ids) for t in traces)  # two prompts are shared
+
+
+@pytest.mark.parametrize("head", BOTH)
 def test_the_exported_reward_alone_needs_no_reference(
     make_reward: MakeReward, traces: list[EncodedTrace], head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
