@@ -128,6 +128,20 @@ def test_scalar_values_are_those_of_each_trace_alone(kind: str, segmenter: Segme
             assert found[row, start : ids.shape[1]].tolist() == pytest.approx(expected, abs=1e-5 * size)
 
 
+def test_learned_positions_are_those_of_each_trace(segmenter: Segmenter) -> None:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_positions=16, n_embd=16, n_layer=2, n_head=2, pad_token_id=0
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    traces = [EncodedTrace(tuple(range(1, 9)), (3, 4))] * 2 + [EncodedTrace((5, 6, 7), tuple(range(10, 23)))] * 2
+    batch = batch_of(traces, segmenter)
+    plain = token_logprobs(model, batch).detach()  # a gradient is wanted: padded
+    with torch.no_grad():
+        assert can_pack(model, batch)
+        assert torch.allclose(token_logprobs(model, batch), plain.masked_fill(batch.unit < 0, 0.0), atol=1e-5)
+
+
 def test_it_is_left_alone_where_it_does_not_pay_or_could_mislead(segmenter: Segmenter) -> None:
     model, batch = model_of("llama"), batch_of(groups(), segmenter)
     assert not can_pack(model, batch)  # a gradient is wanted

@@ -175,14 +175,15 @@ def _says_so(model: PreTrainedModel) -> bool:
 def _proves_it(model: PreTrainedModel) -> bool:
     """Whether two short traces of one prompt have the hidden states that each has alone."""
     weight = next(model.parameters())
-    ids = torch.tensor([[1, 2, 3, 4, 5, 0], [1, 2, 3, 6, 7, 8]], device=weight.device)
-    packed = pack([3, 3], [5, 6], [0, 0], width=6, like=weight)
+    ids = torch.tensor([[1, 2, 3, 0], [1, 2, 4, 5]], device=weight.device)
+    ids %= model.get_input_embeddings().num_embeddings
+    packed = pack([2, 2], [3, 4], [0, 0], width=4, like=weight)
     try:
         with packed_attention(model):
             found = run(model.base_model, ids, packed).last_hidden_state[0]
     except NotImplementedError:
         return False
-    alone = [model.base_model(input_ids=ids[row : row + 1, :end], use_cache=False) for row, end in ((0, 5), (1, 6))]
-    expected = torch.cat([alone[0].last_hidden_state[0], alone[1].last_hidden_state[0, 3:]])
+    alone = [model.base_model(input_ids=ids[row : row + 1, :end], use_cache=False) for row, end in ((0, 3), (1, 4))]
+    expected = torch.cat([alone[0].last_hidden_state[0], alone[1].last_hidden_state[0, 2:]])
     error = (found - expected).abs().max() / expected.abs().max()
     return bool(error < max(1e-4, 8 * torch.finfo(weight.dtype).eps))
