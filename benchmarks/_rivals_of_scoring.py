@@ -28,9 +28,14 @@ SIZES = {
     "3M": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 4},
     "30M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 9, "num_attention_heads": 8},
 }
-GROUP, STEPS, COMPLETION = 8, 8, (20, 600)  # traces of a prompt, steps of a trace, tokens of a completion
-# Tokens of a prompt; whether the traces of a group share it. Prompts are 10, 41 and 10 % of all tokens.
-SHAPES = {"short prompts": ((15, 55), True), "long prompts": ((150, 280), True), "no groups": ((15, 55), False)}
+GROUP, STEPS = 8, 8  # traces of a prompt, steps of a trace
+# Tokens of a prompt and of a completion, together 20 to 600, and whether the traces of a group share their prompt.
+# Prompts are 10, 40 and 10 % of all tokens.
+SHAPES = {
+    "short prompts": ((10, 50), (10, 550), True),
+    "long prompts": ((12, 240), (8, 360), True),
+    "no groups": ((10, 50), (10, 550), False),
+}
 PADDED, MICRO = 1024, 6
 PER_CALL = 5 * GROUP  # traces that ours are given at once
 SPARSE, DENSE = UnitSpec(Granularity.SPARSE), UnitSpec(Granularity.DENSE)
@@ -67,14 +72,14 @@ def traces_of(shape: str, prompts: int, tokenizer: PreTrainedTokenizerBase) -> l
     """Traces of words that are one token each, so that their text has the same ids again."""
     words = [at for at in range(len(tokenizer)) if re.fullmatch(r" [a-z]{2,}", tokenizer.decode([at]))]
     rng = random.Random(0)
-    (low, high), shared = SHAPES[shape]
+    (low, high), completion, shared = SHAPES[shape]
     found = []
     for _ in range(prompts):
         prompt = tuple(rng.choices(words, k=rng.randint(low, high)))
         for _ in range(GROUP):
             if not shared:
                 prompt = tuple(rng.choices(words, k=rng.randint(low, high)))
-            found.append(EncodedTrace(prompt, tuple(rng.choices(words, k=rng.randint(*COMPLETION)))))
+            found.append(EncodedTrace(prompt, tuple(rng.choices(words, k=rng.randint(*completion)))))
     text = tokenizer.decode(found[0].completion_ids)
     assert tuple(tokenizer(text)["input_ids"]) == found[0].completion_ids
     return found
