@@ -235,7 +235,7 @@ def test_plain_tables_have_no_lines_and_are_not_cut(capsys: pytest.CaptureFixtur
 
 def test_rows_without_an_output_go_to_stdout_and_tables_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"text": "a\u2028b é", "score": 1.0}]
-    tables.finish(rows, None, [tables._facts("Scores", {"lowest": 1.0})])
+    tables.finish(rows, None, [tables.facts_table("Scores", {"lowest": 1.0})])
     out, err = capsys.readouterr()
     assert [json.loads(line) for line in out.splitlines()] == rows
     assert "lowest" in err
