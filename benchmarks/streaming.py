@@ -54,12 +54,14 @@ def score(data: Path, reward: Path, out: Path, *, kill_at: int = 0) -> dict[str,
     command = [sys.executable, "-c", MAIN, "score", str(data), "--reward", str(reward), "--out", str(out)]
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while kill_at and process.poll() is None:
-        time.sleep(0.1)
-        if any(lines_of(path) >= kill_at for path in out.parent.glob(f".{out.name}.*.partial")):
-            process.send_signal(signal.SIGKILL)
+    while True:
+        found, status, used = os.wait4(process.pid, os.WNOHANG if kill_at else 0)
+        if found:
             break
-    _, status, used = os.wait4(process.pid, 0)
+        if any(lines_of(path) >= kill_at for path in out.parent.glob(f".{out.name}.*.partial")):
+            os.kill(process.pid, signal.SIGKILL)
+            kill_at = 0
+        time.sleep(0.1)
     process.returncode = os.waitstatus_to_exitcode(status)
     return {
         "exit": process.returncode,
