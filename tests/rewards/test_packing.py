@@ -136,24 +136,50 @@ def test_learned_positions_are_those_of_each_trace(segmenter: Segmenter) -> None
     model = transformers.GPT2LMHeadModel(config).eval()
     traces = [EncodedTrace(tuple(range(1, 9)), (3, 4))] * 2 + [EncodedTrace((5, 6, 7), tuple(range(10, 23)))] * 2
     batch = batch_of(traces, segmenter)
-    plain = token_logprobs(model, batch).detach()  # a gradient is wanted: padded
     with torch.no_grad():
         assert can_pack(model, batch)
-        assert torch.allclose(token_logprobs(model, batch), plain.masked_fill(batch.unit < 0, 0.0), atol=1e-5)
+        found = token_logprobs(model, batch)
+        for row, trace in enumerate(traces):
+            ids, start = torch.tensor([[*trace.prompt_ids, *trace.completion_ids]]), len(trace.prompt_ids)
+            alone = model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1)
+            expected = alone.gather(1, ids[0, start:, None])[:, 0]
+            assert torch.allclose(found[row, start : ids.shape[1]], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_gradients_are_those_of_each_trace_alone(kind: str, segmenter: Segmenter) -> None:
+    model, traces = model_of(kind).train(), groups()
+    batch = batch_of(traces, segmenter)
+    assert can_pack(model, batch)
+    weights = torch.linspace(-1, 1, batch.input_ids.numel()).view(batch.input_ids.shape)  # a loss that sees every token
+    (token_logprobs(model, batch) * weights).sum().backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    for row, trace in enumerate(traces):
+        ids, start = torch.tensor([[*trace.prompt_ids, *trace.completion_ids]]), len(trace.prompt_ids)
+        alone = model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1).gather(1, ids[0, start:, None])[:, 0]
+        (alone * weights[row, start : ids.shape[1]]).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert found[name] is not None and parameter.grad is not None, name
+        assert torch.allclose(found[name], parameter.grad, atol=1e-5 * parameter.grad.abs().max().item()), name
 
 
 def test_it_is_left_alone_where_it_does_not_pay_or_could_mislead(segmenter: Segmenter) -> None:
     model, batch = model_of("llama"), batch_of(groups(), segmenter)
-    assert not can_pack(model, batch)  # a gradient is wanted
-    with torch.no_grad():
-        assert can_pack(model, batch)
-        assert not can_pack(model.train(), batch)  # dropout
-        assert not can_pack(model.eval(), batch_of(groups(shortest=0), segmenter))  # nothing predicts a first token
-        sliding = model_of("qwen3", use_sliding_window=True, sliding_window=4, max_window_layers=1)
-        assert not can_pack(sliding, batch)
-        sharded = model_of("llama")
-        sharded.model.embed_tokens.weight.ds_id = 0
-        assert not can_pack(sharded, batch)
+    assert can_pack(model, batch)
+    assert not can_pack(model, batch_of(groups(shortest=0), segmenter))  # nothing predicts a first token
+    assert can_pack(model.train(), batch)
+    model.gradient_checkpointing_enable()  # would go forward again without the layout
+    assert not can_pack(model, batch)
+    assert can_pack(model.eval(), batch)
+    dropping = model_of("llama", attention_dropout=0.1)
+    assert can_pack(dropping, batch)
+    assert not can_pack(dropping.train(), batch)
+    sliding = model_of("qwen3", use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    assert not can_pack(sliding, batch)
+    sharded = model_of("llama")
+    sharded.model.embed_tokens.weight.ds_id = 0
+    assert not can_pack(sharded, batch)
 
 
 class Leaky(LlamaForCausalLM):

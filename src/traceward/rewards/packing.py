@@ -131,30 +131,40 @@ def _attend(
     if any(options.get(name) is not None for name in _OTHER):
         raise NotImplementedError
     key, value = (table.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for table in (key, value))
-    out = torch.empty((*query.shape[:3], value.shape[3]), dtype=query.dtype, device=query.device)
-    for one in segments:
-        own = slice(one.start, one.stop)
-        keys, values = key[:, :, own], value[:, :, own]
+    # Cut once: a slice of its own would cost the backward pass a whole table for each trace.
+    lengths = [one.stop - one.start for one in segments]
+    own = zip(*(table.split(lengths, 2) for table in (query, key, value)), strict=True)
+    found = []
+    for one, (queries, keys, values) in zip(segments, own, strict=True):
         if one.prompt is not None:
             keys = torch.cat([key[:, :, one.prompt], keys], 2)
             values = torch.cat([value[:, :, one.prompt], values], 2)
-        out[:, :, own] = nn.functional.scaled_dot_product_attention(
-            query[:, :, own], keys, values, attn_mask=one.mask, is_causal=one.mask is None, scale=scaling
+        found.append(
+            nn.functional.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=one.mask, is_causal=one.mask is None, scale=scaling
+            )
         )
-    return out.transpose(1, 2), None
+    return torch.cat(found, 2).transpose(1, 2), None
 
 
 AttentionInterface.register(_NAME, _attend)
 
 
 def can_pack(model: PreTrainedModel, batch: TraceBatch) -> bool:
-    """Whether the batch may go through `model` as one row: nobody asks for a gradient, and the model mixes tokens in
-    nothing but plain attention that is told where they stand. What a model says of itself is tried out once."""
-    if torch.is_grad_enabled() or model.training or int(batch.start.min()) < 1:
+    """Whether the batch may go through `model` as one row: nothing is dropped or computed again in the backward pass,
+    and the model mixes tokens in nothing but plain attention that is told where they stand. What a model says of
+    itself is tried out once."""
+    if int(batch.start.min()) < 1 or (model.training and (_drops(model) or model.is_gradient_checkpointing)):
         return False
     if model not in _agrees:
         _agrees[model] = _says_so(model) and _proves_it(model)
     return _agrees[model]
+
+
+def _drops(model: PreTrainedModel) -> bool:
+    """Whether units are dropped in training mode."""
+    layers = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    return layers or getattr(model.config.get_text_config(), "attention_dropout", 0) > 0
 
 
 def _says_so(model: PreTrainedModel) -> bool:
