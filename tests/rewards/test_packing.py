@@ -164,6 +164,7 @@ def test_gradients_are_those_of_each_trace_alone(kind: str, segmenter: Segmenter
         assert torch.allclose(found[name], parameter.grad, atol=1e-5 * parameter.grad.abs().max().item()), name
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")
 def test_it_is_left_alone_where_it_does_not_pay_or_could_mislead(segmenter: Segmenter) -> None:
     model, batch = model_of("llama"), batch_of(groups(), segmenter)
     assert can_pack(model, batch)

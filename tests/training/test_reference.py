@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from traceward.data.formats import as_sampled
 from traceward.records import Demonstration, Granularity, Head, Rollout, UnitSpec
+from traceward.rewards.batches import TraceBatch
+from traceward.rewards.heads import token_logprobs
 from traceward.rewards.model import RewardModel
 from traceward.training.adversarial import AdversarialTrainer
 from traceward.training.critic import Critic
@@ -35,16 +37,17 @@ SMALL = {
 }
 
 
-class Counted(torch.nn.Module):
-    """Counts the rows that go through a model."""
+class Counted:
+    """Counts the traces that go through a reward's reference."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model, self.rows = model, 0
+    def __init__(self, reward: RewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows = 0
 
-    def forward(self, input_ids: torch.Tensor, **options: Any) -> Any:
-        self.rows += len(input_ids)
-        return self.model(input_ids=input_ids, **options)
+        def counting(model: Any, batch: TraceBatch, **options: Any) -> torch.Tensor:
+            self.rows += len(batch.input_ids) if model is reward.reference else 0
+            return token_logprobs(model, batch, **options)
+
+        monkeypatch.setattr("traceward.rewards.model.token_logprobs", counting)
 
 
 def learned(make_reward: MakeReward) -> RewardModel:
@@ -58,7 +61,7 @@ def learned(make_reward: MakeReward) -> RewardModel:
 
 
 def test_traces_that_bring_their_reference_are_read_the_same_without_it(
-    make_reward: MakeReward, rollouts: list[Rollout]
+    make_reward: MakeReward, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reward = learned(make_reward)
     plain = [as_sampled(r) for r in rollouts]
@@ -66,7 +69,7 @@ def test_traces_that_bring_their_reference_are_read_the_same_without_it(
     assert all(len(t.ref_logprobs or ()) == len(t.completion_ids) for t in brought)
     mixed = [own if at % 3 else bare for at, (own, bare) in enumerate(zip(brought, plain, strict=True))]
     expected = reward.score_encoded(plain)
-    counted = reward.reference = Counted(reward.reference)  # type: ignore[assignment, arg-type]
+    counted = Counted(reward, monkeypatch)
     for traces, rows in ((brought, 0), (mixed, len(mixed[::3])), (plain, len(plain))):
         counted.rows = 0
         for a, b in zip(reward.score_encoded(traces), expected, strict=True):
@@ -76,12 +79,16 @@ def test_traces_that_bring_their_reference_are_read_the_same_without_it(
 
 
 def test_a_rounds_rollouts_are_read_by_the_reference_once(
-    make_reward: MakeReward, make_critic: MakeCritic, make_policy: MakePolicy, rollouts: list[Rollout]
+    make_reward: MakeReward,
+    make_critic: MakeCritic,
+    make_policy: MakePolicy,
+    rollouts: list[Rollout],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reward = learned(make_reward)
     shared = SharedReference(reward, make_policy(), AdversarialConfig(), mixed=False)
     known = shared.read(rollouts)
-    counted = reward.reference = Counted(reward.reference)  # type: ignore[assignment, arg-type]
+    counted = Counted(reward, monkeypatch)
     critic = make_critic(reward, positives=2, corruptions=0, rollouts=6)
     critic.update(known)
     critic.remember(known)

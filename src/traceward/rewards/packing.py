@@ -154,17 +154,21 @@ def can_pack(model: PreTrainedModel, batch: TraceBatch) -> bool:
     """Whether the batch may go through `model` as one row: nothing is dropped or computed again in the backward pass,
     and the model mixes tokens in nothing but plain attention that is told where they stand. What a model says of
     itself is tried out once."""
-    if int(batch.start.min()) < 1 or (model.training and (_drops(model) or model.is_gradient_checkpointing)):
+    if int(batch.start.min()) < 1 or (model.training and _drops_or_repeats(model)):
         return False
     if model not in _agrees:
         _agrees[model] = _says_so(model) and _proves_it(model)
     return _agrees[model]
 
 
-def _drops(model: PreTrainedModel) -> bool:
-    """Whether units are dropped in training mode."""
-    layers = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    return layers or getattr(model.config.get_text_config(), "attention_dropout", 0) > 0
+def _drops_or_repeats(model: PreTrainedModel) -> bool:
+    """Whether training mode drops units, or goes forward again on the way back."""
+    return any(
+        (isinstance(module, nn.Dropout) and module.p > 0)
+        or (isinstance(rate := getattr(module, "attention_dropout", None), float) and rate > 0)
+        or getattr(module, "gradient_checkpointing", False)
+        for module in model.modules()
+    )
 
 
 def _says_so(model: PreTrainedModel) -> bool:
