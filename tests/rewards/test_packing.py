@@ -160,8 +160,10 @@ def test_gradients_are_those_of_each_trace_alone(kind: str, segmenter: Segmenter
         alone = model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1).gather(1, ids[0, start:, None])[:, 0]
         (alone * weights[row, start : ids.shape[1]]).sum().backward()
     for name, parameter in model.named_parameters():
-        assert found[name] is not None and parameter.grad is not None, name
-        assert torch.allclose(found[name], parameter.grad, atol=1e-5 * parameter.grad.abs().max().item()), name
+        packed = found[name]
+        assert packed is not None, name
+        assert parameter.grad is not None, name
+        assert torch.allclose(packed, parameter.grad, atol=1e-5 * parameter.grad.abs().max().item()), name
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")

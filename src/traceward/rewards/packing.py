@@ -133,9 +133,10 @@ def _attend(
     key, value = (table.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for table in (key, value))
     # Cut once: a slice of its own would cost the backward pass a whole table for each trace.
     lengths = [one.stop - one.start for one in segments]
-    own = zip(*(table.split(lengths, 2) for table in (query, key, value)), strict=True)
+    own = zip(*(torch.split(table, lengths, 2) for table in (query, key, value)), strict=True)
     found = []
-    for one, (queries, keys, values) in zip(segments, own, strict=True):
+    for one, (queries, own_keys, own_values) in zip(segments, own, strict=True):
+        keys, values = own_keys, own_values
         if one.prompt is not None:
             keys = torch.cat([key[:, :, one.prompt], keys], 2)
             values = torch.cat([value[:, :, one.prompt], values], 2)
