@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,6 +46,7 @@ QUICK = (
     "evaluation.policy_samples=1",
 )
 SORT = "validation_pass_at_1"
+SOURCES = ("demonstrations", "agreement")
 KEYS = {"pass1": "pass_at_1", "greedy": "greedy"}
 
 Row = dict[str, Any]
@@ -66,6 +68,8 @@ def main() -> None:
         table = json.loads((directory / "grid.json").read_text(encoding="utf-8"))
         run = {"command": f"python benchmarks/objectives.py {phase}"}
         details[phase] = run | {key: value for key, value in table.items() if key != "cells"}
+        if phase in REGIMES:
+            details[phase]["judges"] = {source: judges(directory, best(table["rows"], source)) for source in SOURCES}
         summary: dict[str, float | None] = {}
         for regime in REGIMES:
             summary |= summarise(regime, details[regime]) if regime in details else {}
@@ -76,7 +80,7 @@ def main() -> None:
 
 def summarise(regime: str, table: dict[str, Any]) -> dict[str, float | None]:
     """The figures of one regime, in percent."""
-    rows = {source: best(table["rows"], source) for source in ("demonstrations", "agreement")}
+    rows = {source: best(table["rows"], source) for source in SOURCES}
     sft, outcome = (one(table["rows"], arm) for arm in ("sft", "outcome"))
     chosen = max(rows.values(), key=lambda row: row["values"][SORT]["value"])
     gain = difference(table, chosen, sft, "pass_at_1")
@@ -95,6 +99,19 @@ def summarise(regime: str, table: dict[str, Any]) -> dict[str, float | None]:
             f"{measure}_minus_sft_logprob": percent(difference(table, rows["demonstrations"], sft, measure)["value"])
             for measure in ("rerank", "localise")
         }
+    return found
+
+
+def judges(directory: Path, row: Row) -> dict[str, dict[str, float]]:
+    """Of the reward of a row, and of every rival on the same samples: best of 8 and first error, in percent, means over
+    seeds."""
+    results = [
+        json.loads((directory / "cells" / cell / "results.json").read_text(encoding="utf-8")) for cell in row["cells"]
+    ]
+    found = {}
+    for measure, key in (("rerank", "rerank"), ("localise", "localise_hit_at_1")):
+        names = [name for name, shown in results[0][key].items() if name != "n" and shown is not None]
+        found[measure] = {name: percent(fmean(result[key][name] for result in results)) for name in names}
     return found
 
 
