@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import random
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from traceward.builtin import TOKENIZER, WORLDS_TOKENIZER
-from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.tasks import stories
 from traceward.data.tasks.story_words import Shift
 from traceward.data.tasks.world import World
 from traceward.data.tasks.worlds import WORLDS
-from traceward.records import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SEED = 20
-EPOCHS = 2
 # A story's world for each of its shifts, and the other worlds.
 KINDS: Mapping[str, World] = {**WORLDS, **{str(s): stories.world(shift=s) for s in Shift if s is not Shift.NONE}}
 
@@ -53,38 +47,25 @@ BASES = {
 
 
 def make_base(name: str, directory: Path, steps: int | None = None) -> None:
-    """A base with its tokenizer in a directory that loads on its own; it is there whole or not at all, and an
-    unfinished one goes on.   steps: fewer or more than its own."""
-    from traceward.builtin.pretrain import BATCH, train_base
+    """A base in a directory, whole or not at all; an unfinished one goes on.   steps: fewer or more than its own."""
+    from traceward.builtin.pretrain import BATCH, EPOCHS, save_base, student_traces
     from traceward.loading import load_tokenizer
-    from traceward.training.checkpoints import Checkpoints
     from traceward.workflows.inputs import quiet
 
     quiet()
     base = BASES[name]
     steps = steps or base.steps
     tokenizer = load_tokenizer(base.tokenizer)
-    model = fresh_model(base, tokenizer)
-    unfinished = directory.with_name(f"{directory.name}.unfinished")
-    train_base(
-        model,
-        student_traces(base, BATCH * steps // EPOCHS, tokenizer),
-        unfinished / "trainer",
-        steps=steps,
-        every=max(1, steps // 100),
-        seed=SEED,
-        checkpoints=Checkpoints(unfinished / "checkpoints", every=max(1, steps // 20), keep=1),
-    )
-    model.save_pretrained(unfinished / "whole")
-    tokenizer.save_pretrained(unfinished / "whole")
-    (unfinished / "whole").replace(directory)
-    shutil.rmtree(unfinished)
+    traces = student_traces(BATCH * steps // EPOCHS, tokenizer, [KINDS[name] for name in base.students])
+    save_base(fresh_model(base, tokenizer), tokenizer, traces, directory, steps=steps)
 
 
 def fresh_model(base: Base, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The architecture at its random start; input and output embeddings are tied."""
     import torch
     import transformers
+
+    from traceward.builtin.pretrain import SEED
 
     config = getattr(transformers, f"{base.family}Config")(
         vocab_size=len(tokenizer),
@@ -103,13 +84,3 @@ def fresh_model(base: Base, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMod
     torch.manual_seed(SEED)
     model: PreTrainedModel = getattr(transformers, f"{base.family}ForCausalLM")(config)
     return model
-
-
-def student_traces(base: Base, count: int, tokenizer: PreTrainedTokenizerBase) -> list[EncodedTrace]:
-    """Problems answered by the base's students, as token ids."""
-    rng = random.Random(f"students-{SEED}")
-    traces = []
-    for index in range(count):
-        question, trace = KINDS[base.students[index % len(base.students)]].student(rng)
-        traces.append(encode(Problem(f"student-{index}", question), trace, Format.PLAIN, tokenizer))
-    return traces

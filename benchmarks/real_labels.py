@@ -63,10 +63,12 @@ QUICK = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="BIG-Bench-Mistake, .jsonl or .jsonl.gz")
-    parser.add_argument("tasks", nargs="*", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("tasks", nargs="*", type=known, metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--quick", action="store_true", help="a small run, to see that the script works")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-real-labels"), help="bases and runs go there")
     chosen = parser.parse_args()
+    if not chosen.data.is_file():
+        parser.error(f"DATA must be a file: got {chosen.data}; check the path")
     name = "real_labels-quick" if chosen.quick else "real_labels"
     before = RESULTS / f"{name}.json"
     details = json.loads(before.read_text(encoding="utf-8"))["details"] if before.exists() else {}
@@ -76,6 +78,13 @@ def main() -> None:
         details[task] = measured(task, chosen.data, run, base, quick=chosen.quick)
         summary = {key: value for task, found in details.items() for key, value in summarise(task, found).items()}
         print(record("real_labels", seeds=[0], summary=summary, details=details, quick=chosen.quick))
+
+
+def known(task: str) -> str:
+    """Checked here, as argparse takes no task at all for one that is not among its choices."""
+    if task not in TASKS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(TASKS)}: got {task}")
+    return task
 
 
 def fitted(name: str, room: Path, *, quick: bool) -> tuple[Path, Path]:

@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from traceward.builtin import WORLDS_TOKENIZER
-from traceward.builtin.pretrain import PLANS, build, make_base, plan_of, student_traces
-from traceward.data.formats import Format, encode
+from traceward.builtin import WORLDS_TOKENIZER, pretrain
+from traceward.builtin.pretrain import PLANS, fresh_model, make_base, plan_of, student_traces, train_base
+from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.tasks.worlds import WORLDS
 from traceward.loading import load_policy, load_tokenizer
 from traceward.records import Problem
 from traceward.training.checkpoints import Checkpoints
 
-# Printed by: python -c "from pathlib import Path; from tempfile import mkdtemp as d; from traceward.builtin.pretrain
-# import *; print(build(Path(d()), Path(d()), PLANS['stories'], stop=8, problems=256))" with OMP_NUM_THREADS=1.
+# What `losses` of the first test holds, with OMP_NUM_THREADS=1.
 LOSSES = [6.8828, 6.8674, 6.8635, 6.8558, 6.8313, 6.8328, 6.8271, 6.8067]
 
 
@@ -32,14 +32,17 @@ def test_the_first_losses_are_these(tmp_path: Path) -> None:
 
     2e-3: kernels of other machines and versions of torch sum in another order.
     """
-    losses = build(tmp_path / "model", tmp_path / "trainer", PLANS["stories"], stop=8, problems=256)
+    plan = PLANS["stories"]
+    tokenizer = load_tokenizer(plan.tokenizer)
+    losses = train_base(
+        fresh_model(tokenizer, plan), student_traces(256, tokenizer), tmp_path, steps=plan.steps, stop=8
+    )
     assert losses == pytest.approx(LOSSES, abs=2e-3)
-    assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_tasks_take_turns_in_one_stream(tokenizer: PreTrainedTokenizerBase) -> None:
     rng = random.Random("students-3")
-    for index, trace in enumerate(student_traces(6, tokenizer, ["swaps", "stories"], seed=3)):
+    for index, trace in enumerate(student_traces(6, tokenizer, [WORLDS["swaps"], WORLDS["stories"]], seed=3)):
         question, written = WORLDS["stories" if index % 2 else "swaps"].student(rng)
         again = encode(Problem("again", question), written, Format.PLAIN, tokenizer)
         assert (trace.prompt_ids, trace.completion_ids) == (again.prompt_ids, again.completion_ids)
@@ -54,20 +57,57 @@ def test_a_plan_of_several_tasks_holds_all_of_them() -> None:
 
 @pytest.mark.parametrize("task", [task for task in WORLDS if task != "stories"])
 def test_students_fit_the_context_nearly_always(task: str) -> None:
-    traces = student_traces(60, load_tokenizer(WORLDS_TOKENIZER), [task])
+    traces = student_traces(60, load_tokenizer(WORLDS_TOKENIZER), [WORLDS[task]])
     lengths = [len(trace.prompt_ids) + len(trace.completion_ids) for trace in traces]
     assert max(lengths) <= PLANS[task].context
 
 
-def test_what_was_stopped_goes_on_to_the_same_losses(tmp_path: Path) -> None:
-    whole = build(tmp_path / "whole", tmp_path / "trainer", TINY, tasks=["arithmetic"])
-    kept = Checkpoints(tmp_path / "checkpoints", every=1)
-    build(tmp_path / "part", tmp_path / "trainer", TINY, tasks=["arithmetic"], stop=2, checkpoints=kept)
-    resumed = build(tmp_path / "part", tmp_path / "trainer", TINY, tasks=["arithmetic"], checkpoints=kept)
-    assert resumed == whole
-    assert (tmp_path / "part" / "model.safetensors").read_bytes() == (
-        tmp_path / "whole" / "model.safetensors"
-    ).read_bytes()
+@pytest.fixture(scope="module")
+def spelling() -> PreTrainedTokenizerBase:
+    return load_tokenizer(WORLDS_TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def traces(spelling: PreTrainedTokenizerBase) -> list[EncodedTrace]:
+    return student_traces(TINY.traces, spelling, [WORLDS["arithmetic"]])
+
+
+def test_what_was_stopped_goes_on_to_the_same_losses(
+    tmp_path: Path, spelling: PreTrainedTokenizerBase, traces: list[EncodedTrace]
+) -> None:
+    def tiny() -> PreTrainedModel:
+        return fresh_model(spelling, TINY)
+
+    whole, part, kept = tiny(), tiny(), Checkpoints(tmp_path / "checkpoints", every=1)
+    losses = train_base(whole, traces, tmp_path / "trainer", steps=4)
+    train_base(tiny(), traces, tmp_path / "trainer", steps=4, stop=2, checkpoints=kept)
+    assert train_base(part, traces, tmp_path / "trainer", steps=4, checkpoints=kept) == losses
+    assert all(map(torch.equal, whole.state_dict().values(), part.state_dict().values()))
+
+
+def test_traces_that_do_not_fit_the_context_are_left_out(
+    tmp_path: Path, spelling: PreTrainedTokenizerBase, traces: list[EncodedTrace]
+) -> None:
+    short = replace(TINY, context=400)
+    fitting = [trace for trace in traces if len(trace.prompt_ids) + len(trace.completion_ids) <= 400]
+    assert 16 < len(fitting) < len(traces)
+    one, two = (train_base(fresh_model(spelling, short), some, tmp_path, steps=2) for some in (traces, fitting))
+    assert one == two
+
+
+def test_the_command_takes_tasks_or_rebuilds_what_ships(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrain, "rebuild_assets", lambda: [3.0, 1.5])
+    pretrain.main([])
+    assert capsys.readouterr().out == "loss 3.000 -> 1.500\n"
+    for wrong, said in (
+        (["swops", "--out", "new"], "TASK: must be one of stories, swaps, arithmetic, sorting: got swops"),
+        (["swaps"], "TASK and --out go together"),
+    ):
+        with pytest.raises(SystemExit):
+            pretrain.main(wrong)
+        assert said in capsys.readouterr().err
 
 
 def test_a_base_of_several_tasks_loads_on_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

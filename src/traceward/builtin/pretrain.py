@@ -25,6 +25,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from traceward.builtin import STORIES_BASE, TOKENIZER, WORLDS_TOKENIZER
 from traceward.builtin.small import small_llama
 from traceward.data.formats import EncodedTrace, Format, encode
+from traceward.data.tasks.world import World
 from traceward.data.tasks.worlds import WORLDS
 from traceward.loading import load_tokenizer
 from traceward.records import Problem
@@ -75,7 +76,7 @@ def plan_of(tasks: Sequence[str]) -> Plan:
     return Plan(WORLDS_TOKENIZER, sum(plan.steps for plan in plans), context=max(plan.context for plan in plans))
 
 
-def fresh_model(tokenizer: PreTrainedTokenizerBase, plan: Plan, seed: int = SEED) -> PreTrainedModel:
+def fresh_model(tokenizer: PreTrainedTokenizerBase, plan: Plan) -> PreTrainedModel:
     """The architecture at its random start."""
     return small_llama(
         tokenizer,
@@ -84,18 +85,21 @@ def fresh_model(tokenizer: PreTrainedTokenizerBase, plan: Plan, seed: int = SEED
         layers=plan.layers,
         heads=plan.heads,
         context=plan.context,
-        seed=seed,
+        seed=SEED,
     )
 
 
 def student_traces(
-    count: int, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str] = ("stories",), seed: int = SEED
+    count: int,
+    tokenizer: PreTrainedTokenizerBase,
+    worlds: Sequence[World] = (WORLDS["stories"],),
+    seed: int = SEED,
 ) -> list[EncodedTrace]:
-    """Problems answered by students, as token ids; the tasks take turns."""
+    """Problems answered by students, as token ids; the worlds take turns."""
     rng = random.Random(f"students-{seed}")
     traces = []
     for index in range(count):
-        question, trace = WORLDS[tasks[index % len(tasks)]].student(rng)
+        question, trace = worlds[index % len(worlds)].student(rng)
         traces.append(encode(Problem(f"student-{index}", question), trace, Format.PLAIN, tokenizer))
     return traces
 
@@ -149,40 +153,6 @@ def _collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
     return {"input_ids": padded("input_ids", 0), "labels": padded("labels", IGNORED), "attention_mask": mask}
 
 
-def build(
-    directory: Path,
-    scratch: Path,
-    plan: Plan,
-    *,
-    tasks: Sequence[str] = ("stories",),
-    stop: int | None = None,
-    problems: int | None = None,
-    every: int = 1,
-    seed: int = SEED,
-    checkpoints: Checkpoints | None = None,
-) -> list[float]:
-    """Pre-train and save a base model; returns the mean loss of every `every` updates. Seeded: same machine, same
-    losses.
-
-    stop: ends the same schedule early.   problems: only the first ones of the same stream.
-    """
-    tokenizer = load_tokenizer(plan.tokenizer)
-    model = fresh_model(tokenizer, plan, seed)
-    traces = student_traces(problems or plan.traces, tokenizer, tasks, seed)
-    losses = train_base(
-        model,
-        [trace for trace in traces if _length(trace) <= plan.context],
-        scratch,
-        steps=plan.steps,
-        stop=stop,
-        every=every,
-        seed=seed,
-        checkpoints=checkpoints,
-    )
-    model.save_pretrained(directory)
-    return losses
-
-
 def train_base(
     model: PreTrainedModel,
     traces: Sequence[EncodedTrace],
@@ -191,20 +161,21 @@ def train_base(
     steps: int,
     stop: int | None = None,
     every: int = 1,
-    seed: int = SEED,
     checkpoints: Checkpoints | None = None,
 ) -> list[float]:
     """Pre-train a causal language model in place on batches of BATCH traces; returns the mean loss of every `every`
-    updates.
+    updates. Traces longer than its context are left out. Seeded: same machine, same losses.
 
     stop: ends the same schedule early.   checkpoints: where it goes on if it was stopped.
     """
+    context = model.config.max_position_embeddings
+    fitting = [trace for trace in traces if _length(trace) <= context]
     rows = [
         {
             "input_ids": [*trace.prompt_ids, *trace.completion_ids],
             "labels": [IGNORED] * len(trace.prompt_ids) + list(trace.completion_ids),
         }
-        for trace in in_batches(traces, random.Random(f"batches-{seed}"))
+        for trace in in_batches(fitting, random.Random(f"batches-{SEED}"))
     ]
     trainer = CompletionTrainer(
         model=model,
@@ -221,7 +192,7 @@ def train_base(
             weight_decay=0.05,
             adam_beta2=0.98,
             train_sampling_strategy="sequential",
-            seed=seed,
+            seed=SEED,
             logging_steps=every,
             save_strategy="no",
             report_to="none",
@@ -236,26 +207,39 @@ def train_base(
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
-def make_base(tasks: Sequence[str], directory: Path, *, steps: int | None = None) -> list[float]:
-    """A base of `tasks` with its tokenizer, in a directory that loads on its own; it is there whole or not at all.
-
-    steps: a shorter or longer plan.   What an unfinished run has done lies beside it until it is whole.
-    """
-    plan = plan_of(tasks)
-    plan = dataclasses.replace(plan, steps=steps or plan.steps)
+def save_base(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    traces: Sequence[EncodedTrace],
+    directory: Path,
+    *,
+    steps: int,
+) -> list[float]:
+    """Pre-train a model and save it with its tokenizer, in a directory that loads on its own; it is there whole or not
+    at all. What an unfinished run has done lies beside it until it is whole."""
     unfinished = directory.with_name(f"{directory.name}.unfinished")
-    losses = build(
-        unfinished / "base",
+    losses = train_base(
+        model,
+        traces,
         unfinished / "trainer",
-        plan,
-        tasks=tasks,
-        every=max(1, plan.steps // 100),
-        checkpoints=Checkpoints(unfinished / "checkpoints", every=max(1, plan.steps // 20), keep=1),
+        steps=steps,
+        every=max(1, steps // 100),
+        checkpoints=Checkpoints(unfinished / "checkpoints", every=max(1, steps // 20), keep=1),
     )
-    load_tokenizer(plan.tokenizer).save_pretrained(unfinished / "base")
+    for part in (model, tokenizer):
+        part.save_pretrained(unfinished / "base")
     (unfinished / "base").replace(directory)
     shutil.rmtree(unfinished)
     return losses
+
+
+def make_base(tasks: Sequence[str], directory: Path, *, steps: int | None = None) -> list[float]:
+    """A base of `tasks`; see `save_base`.   steps: a shorter or longer plan."""
+    plan = plan_of(tasks)
+    plan = dataclasses.replace(plan, steps=steps or plan.steps)
+    tokenizer = load_tokenizer(plan.tokenizer)
+    traces = student_traces(plan.traces, tokenizer, [WORLDS[task] for task in tasks])
+    return save_base(fresh_model(tokenizer, plan), tokenizer, traces, directory, steps=plan.steps)
 
 
 def rebuild_assets() -> list[float]:
@@ -265,17 +249,29 @@ def rebuild_assets() -> list[float]:
 
     build_tokenizer(TOKENIZER)
     build_spelling(WORLDS_TOKENIZER)
+    plan = PLANS["stories"]
+    tokenizer = load_tokenizer(plan.tokenizer)
+    model, traces = fresh_model(tokenizer, plan), student_traces(plan.traces, tokenizer)
     with tempfile.TemporaryDirectory() as trainer_files:
-        return build(STORIES_BASE, Path(trainer_files), PLANS["stories"], every=100)
+        losses = train_base(model, traces, Path(trainer_files), steps=plan.steps, every=100)
+    model.save_pretrained(STORIES_BASE)
+    return losses
 
 
-def main() -> None:
+def _task(name: str) -> str:
+    """Checked here, as argparse takes no task at all for one that is not among its choices."""
+    if name not in WORLDS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(WORLDS)}: got {name}")
+    return name
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m traceward.builtin.pretrain", description=__doc__)
-    parser.add_argument("tasks", nargs="*", choices=WORLDS, metavar="TASK", help=f"one or more of {', '.join(WORLDS)}")
+    parser.add_argument("tasks", nargs="*", type=_task, metavar="TASK", help=f"one or more of {', '.join(WORLDS)}")
     parser.add_argument("--out", type=Path, help="a new directory for the base")
     parser.add_argument("--steps", type=int, help="updates; left out, as many as the tasks are known to need")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if bool(chosen.tasks) is not bool(chosen.out):
         parser.error("TASK and --out go together; with neither, what ships with the package is rebuilt")
     if chosen.out and chosen.out.exists():
