@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from traceward.data.tasks.arithmetic import EXPERT, LARGEST, RULES, STUDENT, Flat, Question, Writer, make_question
 from traceward.data.tasks.arithmetic_check import check
 from traceward.data.tasks.expressions import parse, parts, show, value
+from traceward.errors import DataError
 from traceward.records import Trace, Verdict
 
 SEEDS = st.integers(0, 2**32)
@@ -69,6 +70,13 @@ def test_the_first_error_is_the_slow_one(seed: int, expert: bool) -> None:
 def test_expressions_are_read_as_python_reads_them(text: str) -> None:
     assert value(parse(text)) == python(text)
     assert parse(show(parse(text))) == parse(text)
+
+
+def test_brackets_without_end_are_a_wrong_step() -> None:
+    trace = Trace((f"Let's calculate A = {'(' * 5000}.",), "2")
+    assert check("(1 + 1) =", trace).first_error == 0
+    with pytest.raises(DataError, match="question must be an expression"):
+        check(f"{'(' * 5000}1{')' * 5000} =", trace)
 
 
 def test_letters_signs_and_parts() -> None:

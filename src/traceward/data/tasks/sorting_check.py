@@ -56,7 +56,8 @@ class _Reader:
         self.looked: Part | None = None
 
     def right(self, step: str) -> bool:
-        """Whether a step is the next one, and right. Raises ValueError for a chain that is none."""
+        """Whether a step is the next one, and right. Raises ValueError for a chain that is none, IndexError for a
+        word without the letter that is looked at."""
         if match := _LISTING.fullmatch(step):
             return self._listing_right(match)
         if match := _CHAIN.fullmatch(step):
@@ -103,14 +104,4 @@ def check(question: str, trace: Trace) -> Verdict:
     another subpart than the first one that is open. Words in brackets may stand in any order. Raises DataError for a
     question that is not of this world."""
     words = read_words(question)
-    reader = _Reader(words)
-    wrong = None
-    for index, step in enumerate(trace.steps):
-        try:
-            right = reader.right(step)
-        except (ValueError, IndexError):  # no chain; a word without that letter
-            right = False
-        if not right:
-            wrong = index
-            break
-    return verdict(trace, " ".join(sorted(words)), wrong)
+    return verdict(trace, " ".join(sorted(words)), _Reader(words).right)

@@ -49,29 +49,31 @@ class _Reader:
         self.shuffle = shuffle
         self.states = shuffle.states()
         self.done = 0  # swaps told so far
+        self.begun = False  # whether a step was told already
         self.people = {name[0]: name for name in reversed(shuffle.people)} | {name: name for name in shuffle.people}
         self.things: dict[str, str] = {}
         for thing in shuffle.things:
             for name in (thing, thing.removeprefix("The "), plain(thing), BOOKS.get(thing, thing)):
                 self.things.setdefault(name.casefold(), thing)
 
-    def right(self, index: int, step: str) -> bool:
+    def right(self, step: str) -> bool:
         """Whether a step says nothing wrong and leaves no swap out."""
+        first, self.begun = not self.begun, True
         said = _SAID.search(step)
         text = (step[: said.start()] if said else step).strip().rstrip(".")
-        if text and not self._told(index, text):
+        if text and not self._told(text, first=first):
             return False
         return self._ends_right(said) if said else bool(text)
 
-    def _told(self, index: int, text: str) -> bool:
+    def _told(self, text: str, *, first: bool) -> bool:
         """Whether a step tells the start or the next swap, and nothing but what is true then."""
         start, header = text.removeprefix("At the start: "), _HEADER.match(text)
         if start != text:
-            text, in_turn = start, index == 0
+            text, in_turn = start, first
         elif header is not None and header["one"] in self.people and header["two"] in self.people:
             text, in_turn = text[header.end() :], self._next({self.people[header["one"]], self.people[header["two"]]})
         else:
-            in_turn = (index == 0 and self._true(text, self.states[0])) or self._next(None)
+            in_turn = (first and self._true(text, self.states[0])) or self._next(None)
         return in_turn and self._true(text, self.states[self.done])
 
     def _next(self, pair: set[str] | None) -> bool:
@@ -100,6 +102,4 @@ def check(question: str, trace: Trace) -> Verdict:
     """Exact verdict. A step is wrong where it gives somebody what they do not have, tells of another swap than the
     next one, or concludes wrongly or too early. Raises DataError for a question that is not of this world."""
     shuffle = read_shuffle(question)
-    reader = _Reader(shuffle)
-    wrong = next((index for index, step in enumerate(trace.steps) if not reader.right(index, step)), None)
-    return verdict(trace, shuffle.option(shuffle.states()[-1][shuffle.asked]), wrong)
+    return verdict(trace, shuffle.option(shuffle.states()[-1][shuffle.asked]), _Reader(shuffle).right)

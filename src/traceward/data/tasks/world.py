@@ -79,11 +79,19 @@ class World:
         return found
 
 
-def verdict(trace: Trace, truth: str, wrong_step: int | None) -> Verdict:
-    """The verdict of a checker that found `wrong_step` to be the first wrong one (None: no step is). Then the answer
+def verdict(trace: Trace, truth: str, right: Callable[[str], bool]) -> Verdict:
+    """The verdict of a checker whose `right` says of each step, in order, whether it is right. Where all are the answer
     line counts, which is wrong where it is missing or not the true answer."""
     given = (trace.answer or "").strip()
     correct = (given or extract_answer("\n".join(trace.steps))) == truth
-    if wrong_step is not None:
-        return Verdict(correct, wrong_step)
+    wrong = next((index for index, step in enumerate(trace.steps) if not _holds(right, step)), None)
+    if wrong is not None:
+        return Verdict(correct, wrong)
     return Verdict(correct, -1 if given == truth else len(trace.steps))
+
+
+def _holds(right: Callable[[str], bool], step: str) -> bool:
+    try:
+        return right(step)
+    except (ValueError, IndexError, RecursionError):  # no expression, no such letter, brackets in brackets without end
+        return False
