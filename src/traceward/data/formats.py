@@ -100,6 +100,11 @@ def as_sampled(rollout: Rollout) -> EncodedTrace:
     return EncodedTrace(rollout.prompt_ids, rollout.completion_ids, rollout.problem_id, rollout.ref_logprobs)
 
 
+def same_tokens(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> bool:
+    """Whether the ids of one tokenizer mean the same to the other."""
+    return one is two or (one.eos_token_id == two.eos_token_id and one.get_vocab() == two.get_vocab())
+
+
 def encode_prompt(problem: Problem, style: Format, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Prompt ids; a chat template brings its own special tokens, a plain text gets the tokenizer's."""
     text = prompt_text(problem, style, tokenizer)

@@ -19,7 +19,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from traceward.data.formats import EncodedTrace, encode_completion, encode_prompt, prompt_text, stated_answer
+from traceward.data.formats import (
+    EncodedTrace,
+    encode_completion,
+    encode_prompt,
+    prompt_text,
+    same_tokens,
+    stated_answer,
+)
 from traceward.data.segmentation import closed_steps
 from traceward.decoding.beams import Beam, Generator
 from traceward.errors import ConfigError, DataError
@@ -164,7 +171,7 @@ class _Judge:
         self.reward = reward
         self.tokenizer = tokenizer
         self.guide = guide
-        self.same = tokenizer is reward.tokenizer or tokenizer.get_vocab() == reward.tokenizer.get_vocab()
+        self.same = same_tokens(tokenizer, reward.tokenizer)
 
     def start(self, problem: Problem) -> Beam:
         """The empty trace, behind a prompt in the reward's format."""

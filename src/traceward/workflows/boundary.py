@@ -18,6 +18,7 @@ from traceward.data.formats import (
     encode_completion,
     encode_prompt,
     parse_completion,
+    same_tokens,
 )
 from traceward.records import Problem, Rollout, StopReason
 
@@ -34,9 +35,7 @@ class Reader:
 
     def alike(self, other: Reader) -> bool:
         """Whether the ids of one mean the same to the other."""
-        mine, theirs = self.tokenizer, other.tokenizer
-        ends = mine.eos_token_id == theirs.eos_token_id
-        return self.style is other.style and ends and mine.get_vocab() == theirs.get_vocab()
+        return self.style is other.style and same_tokens(self.tokenizer, other.tokenizer)
 
 
 def crossed(
