@@ -112,6 +112,7 @@ def test_train_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch, capsys: 
         return Path("runs/one")
 
     _planted(monkeypatch, "traceward.ablation.grid", is_grid=lambda path: path.name == "grid.toml")
+    _planted(monkeypatch, "traceward.transfer.matrix", is_matrix=lambda path: path.name == "matrix.toml")
     _planted(monkeypatch, "traceward.workflows.train", run_recipe=run_recipe)
     _planted_report(monkeypatch)
     assert cli.run(["train", "a.toml", "--set", "data.test=5", "--set", "run.name=x", "--seed", "2"]) == 0

@@ -89,6 +89,7 @@ def test_a_base_stands_beside_the_file_and_overrides_go_on_top(matrix: Any, tmp_
         ("[matrix]\nseeds = []\n[learn.a]", "matrix.seeds must be right: got Tuple should have at least 1"),
         ("[matrix]\nseed = 1\n[learn.a]", "matrix.seed must be right: got Extra inputs are not permitted"),
         ("recipe = 'none.toml'\n[learn.a]", "recipe must be a TOML file: got"),
+        ("recipe = 3\n[learn.a]", "matrix.toml: recipe must be the place of a TOML file: got 3; write it in quotes"),
     ],
 )
 def test_mistakes_are_told_with_their_place(matrix: Any, text: str, said: str) -> None:
@@ -172,7 +173,7 @@ def test_the_matrix_on_the_page_is_good(tmp_path: Path) -> None:
     path = tmp_path / "matrix.toml"
     path.write_text(text.replace('"demo.toml"', f'"{ROOT / "recipes/demo.toml"}"'), encoding="utf-8")
     found = load_matrix(path)
-    assert (len(found.learn), len(found.use)) == (2, 3)
+    assert (len(found.learn), len(found.use)) == (2, 2)
 
 
 def test_every_setting_of_a_matrix_is_on_its_page() -> None:

@@ -138,9 +138,18 @@ def test_a_stage_that_fails_is_named_by_its_pair(
 def test_another_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine", encoding="utf-8")
+    for kind in ("shared", "cells"):
+        (tmp_path / "grid" / kind).mkdir(parents=True)
     (tmp_path / "small.toml").write_text(SMALL, encoding="utf-8")
-    with pytest.raises(RunError, match="matrix directory must be new, empty or a matrix's"):
-        run_matrix(tmp_path / "small.toml", out=tmp_path / "mine")
+    for other in ("mine", "grid"):
+        with pytest.raises(RunError, match="matrix directory must be new, empty or a matrix's"):
+            run_matrix(tmp_path / "small.toml", out=tmp_path / other)
+
+
+def test_train_takes_no_matrix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "small.toml").write_text(SMALL, encoding="utf-8")
+    assert cli.run(["train", str(tmp_path / "small.toml")]) == 2
+    assert "got the matrix" in capsys.readouterr().err
 
 
 def test_questions_that_no_reward_could_read_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -152,4 +161,4 @@ def test_questions_that_no_reward_could_read_are_refused_before_anything_is_trai
         "use.long: questions must leave room for 450 new tokens in the context of 512 tokens of the policy of "
         in str(caught.value)
     )
-    assert stamps(tmp_path / "out") == {}
+    assert not (tmp_path / "out").exists()

@@ -101,9 +101,7 @@ def load_grid(path: str | Path, overrides: Sequence[str] = (), *, check: Callabl
     tree = read_toml(path)
     blocks = tree.pop("grid")
     settings = _settings(tree.pop("ablation", {}), str(path))
-    base = tree.pop("recipe", None)
-    if base is not None:
-        tree = merged(read_toml(Path(path).parent / base), tree)
+    tree = on_base(tree, path)
     products = [_axes(block, str(path)) for block in (blocks if isinstance(blocks, list) else [blocks])]
     axes = {
         name: tuple(dict.fromkeys(itertools.chain(*(p.get(name, {}) for p in products))))
@@ -229,6 +227,17 @@ def label(value: object) -> str:
     if isinstance(value, list):
         return "+".join(label(item) for item in value) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def on_base(tree: Tree, path: str | Path) -> Tree:
+    """The settings of the file at `path` on top of the recipe that it names, if it names one."""
+    tree = dict(tree)
+    base = tree.pop("recipe", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: recipe must be the place of a TOML file: got {base!r}; write it in quotes")
+    return merged(read_toml(Path(path).parent / base), tree)
 
 
 def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:

@@ -18,7 +18,7 @@ from pathlib import Path
 from traceward.ablation.grid import load_grid
 from traceward.ablation.sharing import Placed, link, place
 from traceward.ablation.table import grid_table
-from traceward.ablation.work import SHARED, Named, each_once, make_directory, refuse_failures, work_on
+from traceward.ablation.work import CELLS, SHARED, Named, each_once, make_directory, refuse_failures, work_on
 from traceward.data.jsonl import write_json
 from traceward.data.tasks.registry import Task
 from traceward.errors import ConfigError
@@ -47,7 +47,7 @@ def run_grid(
     if launched():
         raise ConfigError("a grid must be run by one process: got several; launch `traceward train` on its recipes")
     directory = Path(out or Path("runs") / grid.name)
-    make_directory(directory, (SHARED, "cells"), what="grid")
+    make_directory(directory, (SHARED, CELLS), what="grid")
     cells = place(grid.cells, lambda recipe: task_of(recipe).record)
     parts: dict[str, Named] = {}
     for cell in cells:
@@ -70,7 +70,7 @@ def run_grid(
 
 def _assemble(directory: Path, placed: Placed, task: Task) -> None:
     """A finished cell as a run directory, its results gathered as those of any run."""
-    run = RunDirectory(directory / "cells" / placed.name)
+    run = RunDirectory(directory / CELLS / placed.name)
     wanted = placed.cell.recipe.model_dump(mode="json")
     config = run.path / "config.json"
     if (run.path / "results.json").exists() and json.loads(config.read_text(encoding="utf-8")) == wanted:

@@ -22,7 +22,7 @@ from traceward.workflows.progress import StageProgress
 logger = logging.getLogger(__name__)
 
 TABLE_EVERY = 60.0  # seconds between two tables while parts finish: the intervals take a while
-SHARED = "shared"  # where parts are, below an experiment's directory
+SHARED, CELLS = "shared", "cells"  # of an experiment's directory: its parts, and the runs of a grid
 
 Named = tuple[Part, str]  # a part, and what tells it from its like
 
@@ -42,7 +42,8 @@ def each_once() -> Callable[[Recipe], Task]:
 
 def make_directory(directory: Path, kinds: Sequence[str], *, what: str) -> None:
     """The directory of an experiment. Raises RunError for one that holds anything else."""
-    if directory.exists() and any(directory.iterdir()) and not all((directory / kind).is_dir() for kind in kinds):
+    found = {kind for kind in (SHARED, CELLS) if (directory / kind).is_dir()}
+    if found != {*kinds} and directory.exists() and any(directory.iterdir()):
         raise RunError(f"{what} directory must be new, empty or a {what}'s: got {directory}; choose a new --out")
     try:
         for kind in kinds:

@@ -10,6 +10,7 @@ import typer
 from traceward.cli.frame import Policy, Seed, page_of, ready, say, work
 from traceward.data.formats import Format
 from traceward.environment import threads
+from traceward.errors import ConfigError
 from traceward.records import Granularity, Head, LabelSource
 from traceward.training.distribution import is_main
 
@@ -40,7 +41,10 @@ def train(
     """Run a recipe: learn a reward, train policies, measure both. Or a grid of recipes."""
     threads()
     from traceward.ablation.grid import is_grid
+    from traceward.transfer.matrix import is_matrix
 
+    if is_matrix(recipe):
+        raise ConfigError(f"recipe must be one recipe or a grid: got the matrix '{recipe}'; run traceward transfer")
     if is_grid(recipe):
         from traceward import tables
         from traceward.ablation.run import run_grid

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from traceward.ablation.grid import SEED, Tree, leaves, merged
+from traceward.ablation.grid import SEED, Tree, leaves, merged, on_base
 from traceward.ablation.sharing import EVERYWHERE, READS
 from traceward.config import Arm, Recipe, read_toml, resolve, set_override
 from traceward.errors import ConfigError
@@ -70,9 +70,7 @@ def load_matrix(path: str | Path, overrides: Sequence[str] = (), *, seed: int | 
         raise ConfigError(f"{path}: learn must name a place: got none; add a [learn.NAME] table, empty for the base")
     _refuse_idle(learn, "learn", LEARNING, str(path))
     _refuse_idle(use, "use", USING, str(path))
-    base = tree.pop("recipe", None)
-    if base is not None:
-        tree = merged(read_toml(Path(path).parent / base), tree)
+    tree = on_base(tree, path)
     for override in overrides:
         if override.partition("=")[0].strip() in _GIVEN:
             raise ConfigError(

@@ -40,7 +40,6 @@ def run_matrix(
     for recipe in (recipe for by_seed in places for recipe in by_seed.values()):
         check(recipe, task_of(recipe))
     directory = Path(out or Path("runs") / matrix.name)
-    make_directory(directory, (SHARED,), what="matrix")
     parts, pairs = plan_matrix(matrix, lambda recipe: task_of(recipe).record)
     table = MatrixTable(matrix, pairs, directory / SHARED)
 
@@ -51,6 +50,7 @@ def run_matrix(
         first = matrix.seeds[0]  # no seed changes the form of test problems
         rows = {pair.learn: matrix.learn[pair.learn][first] for pair in waiting}
         in_worker(refuse_misfits, rows, {pair.use: matrix.use[pair.use][first] for pair in waiting})
+    make_directory(directory, (SHARED,), what="matrix")
     workers = max(recipe.run.workers for by_seed in places for recipe in by_seed.values())
     failures = work_on(directory / SHARED, parts, workers=workers, write=write)
     write(failures)

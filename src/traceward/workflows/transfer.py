@@ -93,13 +93,14 @@ def refuse_misfits(learn: Mapping[str, Recipe], use: Mapping[str, Recipe]) -> No
     longest completion where both sides read ids alike, do not fit what a reward learned at a place can read.
     """
     writers = {used_at: _reader(used) for used_at, used in use.items()}
+    tests = {used_at: load_task(used).test for used_at, used in use.items()}
     for learned_at, recipe in learn.items():
         reader = _reader(recipe)
         context = None if reader is None else load_context(places_of(recipe.policy.path)[0])
         if reader is None or context is None:
             continue
         for used_at, used in use.items():
-            longest = max(len(ids) for _, ids in prompts_of(load_task(used).test, recipe, reader.tokenizer))
+            longest = max(len(ids) for _, ids in prompts_of(tests[used_at], recipe, reader.tokenizer))
             writer = writers[used_at]
             new = used.adversarial.max_new_tokens if writer is not None and writer.alike(reader) else 1
             if longest + new > context:
