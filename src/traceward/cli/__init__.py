@@ -24,19 +24,8 @@ INTERRUPTED, MISUSED, PAUSED = 130, 2, 3
 # Typer brings its own click or an installed one: this is the UsageError of either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-for verb in (
-    demo,
-    train,
-    fit,
-    score,
-    rerank,
-    search,
-    localise,
-    calibrate,
-    evaluate,
-    transfer,
-    report,
-):  # in the order of --help
+# In the order of --help.
+for verb in (demo, train, fit, score, rerank, search, localise, calibrate, evaluate, transfer, report):
     app.command()(verb)
 
 

@@ -28,9 +28,8 @@ _LINE_END = re.compile(rf"\n(?:{_BLANK}*\n)?")
 # "3.5", "e.g. the" and "$1.20 each" hold no sentence end; "Dr. Smith" does, as no list of abbreviations is complete.
 _SENTENCE_END = re.compile(rf"[.!?][\"')\]]*(?={_BLANK}+[\"'(\[$]*[A-Z0-9\\])")
 _EDGE = re.compile(rf"\A{_BLANK}*")
-LINE_BREAK = (
-    "\n"  # where to stop a generator that takes texts to stop at; `closed_steps` says whether a step is over there
-)
+# Where to stop a generator that takes texts to stop at; `closed_steps` says whether a step is over there.
+LINE_BREAK = "\n"
 _CLOSING = (LINE_BREAK, ">")  # what a token must hold to close a step
 _BROKEN = "\ufffd"  # what part of a character decodes to
 _LONGEST = 8  # tokens looked at to complete it

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from traceward.builtin import STORIES_BASE, TOKENIZER
-from traceward.config import Recipe
+from traceward.config import BUILTIN_BASE, Recipe
 from traceward.data.formats import encode_prompt
 from traceward.data.jsonl import read_jsonl, write_jsonl
 from traceward.data.tasks.registry import Task, jsonl_task, world_task
@@ -92,7 +92,7 @@ def policy_places(run: RunDirectory) -> tuple[str, str]:
 
 def places_of(path: str) -> tuple[str, str]:
     """Where a model and its tokenizer are: a directory, a hub name or `builtin:stories`."""
-    return (str(STORIES_BASE), str(TOKENIZER)) if path == "builtin:stories" else (path, path)
+    return (str(STORIES_BASE), str(TOKENIZER)) if path == BUILTIN_BASE else (path, path)
 
 
 def base_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
