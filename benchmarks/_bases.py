@@ -22,7 +22,10 @@ KINDS: Mapping[str, World] = {**WORLDS, **{str(s): stories.world(shift=s) for s 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """family: of transformers' architectures.   students: of which worlds, in KINDS; they take turns."""
+    """family: of transformers' architectures.   students: of which worlds, in KINDS; they take turns.
+
+    checkpoints: how many are written while it is made.
+    """
 
     family: str = "Llama"
     hidden: int = 96
@@ -32,6 +35,10 @@ class Base:
     tokenizer: Path = TOKENIZER
     students: tuple[str, ...] = ("stories",)
     steps: int = 12_000
+    epochs: int = 2
+    batch: int = 16
+    learning_rate: float = 2e-3
+    checkpoints: int = 20
 
 
 # In 36,000 updates swaps and arithmetic get about as many as they need alone (builtin/pretrain.py), and stories, whose
@@ -43,12 +50,24 @@ BASES = {
     "qwen2": Base("Qwen2"),
     "qwen3": Base("Qwen3"),
     "llama-large": Base(hidden=192, layers=6, heads=6),
+    # 30 M parameters, for a GPU. The learning rate falls with the width and rises with the batch.
+    "llama-30m": Base(
+        hidden=768,
+        layers=5,
+        heads=12,
+        students=("longer",),
+        steps=2_000,
+        epochs=4,
+        batch=64,
+        learning_rate=5e-4,
+        checkpoints=2,
+    ),
 }
 
 
 def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     """A base in a directory, whole or not at all; an unfinished one goes on.   steps: fewer or more than its own."""
-    from traceward.builtin.pretrain import BATCH, EPOCHS, save_base, student_traces
+    from traceward.builtin.pretrain import save_base, student_traces
     from traceward.loading import load_tokenizer
     from traceward.workflows.inputs import quiet
 
@@ -56,8 +75,17 @@ def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     base = BASES[name]
     steps = steps or base.steps
     tokenizer = load_tokenizer(base.tokenizer)
-    traces = student_traces(BATCH * steps // EPOCHS, tokenizer, [KINDS[name] for name in base.students])
-    save_base(fresh_model(base, tokenizer), tokenizer, traces, directory, steps=steps)
+    traces = student_traces(base.batch * steps // base.epochs, tokenizer, [KINDS[name] for name in base.students])
+    save_base(
+        fresh_model(base, tokenizer),
+        tokenizer,
+        traces,
+        directory,
+        steps=steps,
+        batch=base.batch,
+        learning_rate=base.learning_rate,
+        checkpoints=base.checkpoints,
+    )
 
 
 def fresh_model(base: Base, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
