@@ -1,4 +1,4 @@
-"""Does training with the shipped defaults collapse? python benchmarks/stability.py [--quick] [--runs DIRECTORY] [--workers N]
+"""Does training with the shipped defaults collapse? python benchmarks/stability.py [--quick] [--runs DIR] [--workers N]
 
 Fifteen adversarial runs, five seeds at each granularity, from the SFT policy of 20 demonstrations. A run has collapsed
 when its final pass@1 on the test problems lies below its start's by more than two standard errors of the paired

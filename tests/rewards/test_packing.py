@@ -26,6 +26,7 @@ from traceward.rewards.heads import scalar_values, token_logprobs
 from traceward.rewards.packing import can_pack, pack
 
 VOCABULARY = 50
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def model_of(kind: str, **options: Any) -> PreTrainedModel:
@@ -146,17 +147,19 @@ def test_learned_positions_are_those_of_each_trace(segmenter: Segmenter) -> None
             assert torch.allclose(found[row, start : ids.shape[1]], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
-def test_gradients_are_those_of_each_trace_alone(kind: str, segmenter: Segmenter) -> None:
-    model, traces = model_of(kind).train(), groups()
-    batch = batch_of(traces, segmenter)
+def test_gradients_are_those_of_each_trace_alone(kind: str, device: str, segmenter: Segmenter) -> None:
+    model, traces = model_of(kind).to(device).train(), groups()  # type: ignore[arg-type]
+    batch = batch_of(traces, segmenter).to(device)
     assert can_pack(model, batch)
-    weights = torch.linspace(-1, 1, batch.input_ids.numel()).view(batch.input_ids.shape)  # a loss that sees every token
+    weights = torch.linspace(-1, 1, batch.input_ids.numel(), device=device).view(batch.input_ids.shape)  # sees all
     (token_logprobs(model, batch) * weights).sum().backward()
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
     for row, trace in enumerate(traces):
-        ids, start = torch.tensor([[*trace.prompt_ids, *trace.completion_ids]]), len(trace.prompt_ids)
+        ids = torch.tensor([[*trace.prompt_ids, *trace.completion_ids]], device=device)
+        start = len(trace.prompt_ids)
         alone = model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1).gather(1, ids[0, start:, None])[:, 0]
         (alone * weights[row, start : ids.shape[1]]).sum().backward()
     for name, parameter in model.named_parameters():

@@ -169,8 +169,11 @@ def test_metrics_that_are_gone_are_told(tmp_path: Path, recipe: Recipe) -> None:
 
 def test_a_nan_is_no_metric(tmp_path: Path, recipe: Recipe) -> None:
     run = RunDirectory.create(tmp_path / "run", recipe)
-    with run.metrics("sft") as metrics, pytest.raises(ValueError, match="Out of range"):
-        metrics.log({"step": 0, "loss": float("nan")})
+    with (
+        run.metrics("sft") as metrics,
+        pytest.raises(RunError, match="sft must stay finite: got loss = nan at step 3;"),
+    ):
+        metrics.log({"step": 3, "kl": 0.5, "loss": float("nan")})
     assert rows(run, "sft") == []
 
 

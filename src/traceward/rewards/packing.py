@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 from traceward.rewards.batches import TraceBatch
@@ -88,10 +89,13 @@ def _behind(prompt: int, length: int, like: Tensor) -> Tensor:
 
 
 def pack_batch(model: PreTrainedModel, batch: TraceBatch) -> Packed:
-    """The layout of a batch for `model`."""
+    """The layout of a batch for `model`; on a GPU each trace keeps its own prompt where gradients flow (see
+    `_behind_prompt`)."""
     lengths = batch.attention_mask.sum(1).tolist()
     like = next(model.parameters())
-    return pack(batch.start.tolist(), lengths, batch.prompt.tolist(), width=batch.input_ids.shape[1], like=like)
+    alone = like.device.type == "cuda" and torch.is_grad_enabled()
+    prompts = range(len(lengths)) if alone else batch.prompt.tolist()
+    return pack(batch.start.tolist(), lengths, prompts, width=batch.input_ids.shape[1], like=like)
 
 
 def run(model: nn.Module, input_ids: Tensor, packed: Packed, **options: Any) -> Any:
@@ -136,16 +140,23 @@ def _attend(
     own = zip(*(torch.split(table, lengths, 2) for table in (query, key, value)), strict=True)
     found = []
     for one, (queries, own_keys, own_values) in zip(segments, own, strict=True):
-        keys, values = own_keys, own_values
-        if one.prompt is not None:
-            keys = torch.cat([key[:, :, one.prompt], keys], 2)
-            values = torch.cat([value[:, :, one.prompt], values], 2)
-        found.append(
-            nn.functional.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=one.mask, is_causal=one.mask is None, scale=scaling
-            )
-        )
+        if one.prompt is None:
+            found.append(_sdpa(queries, own_keys, own_values, is_causal=True, scale=scaling))
+            continue
+        keys = torch.cat([key[:, :, one.prompt], own_keys], 2)
+        values = torch.cat([value[:, :, one.prompt], own_values], 2)
+        with _behind_prompt(query.device):
+            found.append(_sdpa(queries, keys, values, attn_mask=one.mask, scale=scaling))
     return torch.cat(found, 2).transpose(1, 2), None
+
+
+_sdpa = nn.functional.scaled_dot_product_attention
+
+
+def _behind_prompt(device: torch.device) -> AbstractContextManager[None]:
+    """Under a mask PyTorch's memory-efficient kernel has given NaN on GPUs, more so in its backward pass
+    (pytorch/pytorch issues 124877 and 178251; two of our runs, docs/LOG.md). There the plain one serves."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
 
 
 AttentionInterface.register(_NAME, _attend)

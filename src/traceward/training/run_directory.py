@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -187,7 +188,13 @@ class Metrics:
             self._kept = None
 
     def log(self, row: dict[str, Any]) -> None:
-        """Write a row; `step` must be in it."""
+        """Write a row; `step` must be in it. Raises RunError for a value that is no finite number."""
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RunError(
+                    f"{self.stage} must stay finite: got {name} = {value} at step {row['step']}; the same command goes "
+                    "on from the newest checkpoint; if it happens again, lower the learning rate"
+                )
         seconds = round(time.monotonic() - self.started, 3)
         line = json.dumps({"stage": self.stage, "seconds": seconds, **row}, allow_nan=False) + "\n"
         self._cut()
