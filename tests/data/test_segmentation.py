@@ -4,12 +4,12 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from traceward.data.segmentation import Segmenter, split_steps, step_ends, step_spans, unit_index
+from traceward.data.segmentation import Segmenter, closed_steps, split_steps, step_ends, step_spans, unit_index
 from traceward.records import Granularity, UnitSpec
 
 STEPS = UnitSpec(Granularity.INTERVAL)
@@ -284,6 +284,51 @@ def test_the_end_of_sequence_token_moves_no_boundary_but_the_last(any_tokenizer:
     without, with_it = (segmenter.unit_ends(row, STEPS) for row in (ids, [*ids, any_tokenizer.eos_token_id]))
     assert with_it[:-1] == without[:-1]
     assert with_it[-1] == without[-1] + 1 == len(ids)
+
+
+# Texts that are still being written
+
+
+@pytest.mark.parametrize(
+    ("text", "closed"),
+    [
+        ("", 0),
+        ("\n \n", 0),
+        ("one", 0),
+        ("one\n", 1),
+        ("one\n\n \n", 1),
+        ("one\ntw", 1),
+        ("\none\ntwo\n", 2),
+        # A sentence may turn out to be part of a line.
+        ("A is. B is. C", 0),
+        ("A is. B is.\n", 1),
+        ("<think>\nA is.\n</think>\n", 1),
+        ("<think>A is.\nB is.</think>\n<answer>", 2),
+        ("A is.</think><answer>3", 1),
+        # What stands behind <answer> is one step.
+        ("A is.\n<answer>\n3\n</answer>\n", 1),
+        ("<answer>3</answer>\n", 0),
+    ],
+)
+def test_closed_steps_worked_by_hand(text: str, closed: int) -> None:
+    assert closed_steps(text) == closed
+
+
+@given(text=texts, more=texts)
+def test_nothing_that_comes_changes_a_closed_step(text: str, more: str) -> None:
+    closed = closed_steps(text)
+    assert step_spans(f"{text}Z{more}")[:closed] == step_spans(f"{text}Z")[:closed]
+    if closed and "<answer>" not in text:
+        assert len(step_spans(f"{text}Z")) == closed + 1
+
+
+@settings(max_examples=40)
+@given(text=texts)
+def test_a_token_closes_a_step_where_their_number_grows(any_tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    segmenter, ids = Segmenter(any_tokenizer), ids_of(any_tokenizer, text)
+    counts = [segmenter.closed_steps(ids[:length]) for length in range(len(ids) + 1)]
+    grown = [segmenter.closes_step(ids[: at + 1], closed=counts[at]) for at in range(len(ids))]
+    assert grown == [after > before for before, after in pairwise(counts)]
 
 
 @pytest.mark.parametrize(

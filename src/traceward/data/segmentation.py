@@ -28,6 +28,10 @@ _LINE_END = re.compile(rf"\n(?:{_BLANK}*\n)?")
 # "3.5", "e.g. the" and "$1.20 each" hold no sentence end; "Dr. Smith" does, as no list of abbreviations is complete.
 _SENTENCE_END = re.compile(rf"[.!?][\"')\]]*(?={_BLANK}+[\"'(\[$]*[A-Z0-9\\])")
 _EDGE = re.compile(rf"\A{_BLANK}*")
+LINE_BREAK = (
+    "\n"  # where to stop a generator that takes texts to stop at; `closed_steps` says whether a step is over there
+)
+_CLOSING = (LINE_BREAK, ">")  # what a token must hold to close a step
 _BROKEN = "\ufffd"  # what part of a character decodes to
 _LONGEST = 8  # tokens looked at to complete it
 
@@ -65,6 +69,21 @@ def split_steps(text: str) -> list[str]:
     """The steps of a free text, without blank edges: its lines, or its sentences where it has no line break."""
     steps = [text[start:end] for start, end in step_spans(text)]
     return [step[slice(*_edges(step))] for step in steps]
+
+
+def closed_steps(text: str) -> int:
+    """How many steps of a text that is still being written are over, whatever comes next: those before a line break or
+    before <answer>.
+
+    The end of a sentence closes none: a line break further on would make it part of a step.
+    """
+    answer = text.find(_ANSWER)
+    limit = len(text) if answer < 0 else answer
+    place, closed = _edges(text[:limit])[0], 0
+    for mark in _LINE_END.finditer(text, place, limit):
+        place, closed = mark.end(), closed + 1
+    begun = answer >= 0 and place < limit and _edges(text[place:limit])[0] < limit - place
+    return closed + begun
 
 
 def step_ends(pieces: Sequence[str]) -> list[int]:
@@ -125,6 +144,15 @@ class Segmenter:
                 pieces[start:end] = [""] * (end - start - 1) + [text]
                 return end
         return start + 1
+
+    def closed_steps(self, completion_ids: Sequence[int]) -> int:
+        """`closed_steps` of the tokens' own texts."""
+        return closed_steps("".join(self.pieces(completion_ids)))
+
+    def closes_step(self, completion_ids: Sequence[int], *, closed: int) -> bool:
+        """Whether the newest token makes it more than `closed` steps that are over."""
+        newest = self._pieces(int(completion_ids[-1]))
+        return any(mark in newest for mark in _CLOSING) and self.closed_steps(completion_ids) > closed
 
     def unit_ends(self, completion_ids: Sequence[int], spec: UnitSpec) -> list[int]:
         """Index of the last token of each unit, ascending; the last one is always the last token."""
