@@ -21,6 +21,8 @@ from traceward.evaluation.rerank import (
     aggregate,
     best_of_n,
     choose_aggregation,
+    pass_curve,
+    powers_of_two,
     rerank,
     rerank_curve,
     rerank_table,
@@ -120,6 +122,19 @@ def test_a_score_with_a_name_of_its_own_gets_a_row_of_its_own() -> None:
 def test_random_is_the_mean_of_all_traces_and_not_the_last_one() -> None:
     assert values(group([1, 1, 0], "abc", [0, 0, 0]))["expected_random"] == pytest.approx(2 / 3)
     assert values(group([0, 1, 1], "abc", [0, 0, 0]))["expected_random"] == pytest.approx(2 / 3)
+
+
+def test_pass_at_k_by_hand() -> None:
+    # Of three traces one is right: pass@1 1/3, pass@2 1 - C(2, 2) / C(3, 2), pass@3 1. Of four none.
+    found = pass_curve([[True, False, False], [False] * 4], seed=0)
+    assert {k: estimate.value for k, estimate in found.items()} == pytest.approx({1: 1 / 6, 2: 1 / 3, 3: 1 / 2})
+    assert found[3] == bootstrap_mean([1.0, 0.0], seed=0)
+
+
+def test_the_sizes_of_a_curve() -> None:
+    assert [powers_of_two(n) for n in (1, 2, 3, 8, 12)] == [
+        (1,), (1, 2), (1, 2, 3), (1, 2, 4, 8), (1, 2, 4, 8, 12),
+    ]  # fmt: skip
 
 
 # --- votes ------------------------------------------------------------------------------------------------------------

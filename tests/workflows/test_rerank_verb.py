@@ -40,6 +40,9 @@ def test_the_table_counts_right_answers(verb: Any, traces: Path, reward: Path, p
     assert found["rows"]["sft_logprob"] is None
     assert found["curve"]["n"] == [1, 2, 3]
     assert found["curve"]["rows"]["oracle"][1]["value"] == pytest.approx(2 / 3)  # 1 - C(2, 2) / C(3, 2)
+    passed = {name: estimate["value"] for name, estimate in found["pass_at_k"].items()}
+    assert passed == pytest.approx({"pass@1": 1 / 3, "pass@2": 2 / 3, "pass@3": 1})
+    assert "66.7 [67, 67]" in text.split("against N")[1]
     table = text.split("against N")[0]
     lines = {line.split("  ")[0]: line for line in table.splitlines()}
     assert lines["SFT log-prob"].endswith("not given")

@@ -111,6 +111,20 @@ def rerank_curve(groups: Sequence[RerankGroup], *, sizes: Sequence[int], seed: i
     return {name: [bootstrap_mean(point[name], seed=seed) for point in points] for name in points[0]}
 
 
+def pass_curve(groups: Sequence[Sequence[bool]], *, seed: int) -> dict[int, Estimate]:
+    """pass@k for k = 1, 2, 4, … and the size of the smallest group, from which traces of each problem are right.
+
+    The estimate of a problem is unbiased (Chen et al. 2021) and takes all of its traces.
+    """
+    sizes = powers_of_two(min(map(len, groups)))
+    return {k: bootstrap_mean([pass_at_k(len(g), sum(g), k) for g in groups], seed=seed) for k in sizes}
+
+
+def powers_of_two(n: int) -> tuple[int, ...]:
+    """1, 2, 4, … up to n, and n."""
+    return tuple(sorted({*(2**power for power in range(n.bit_length())), n}))
+
+
 def _columns(groups: Sequence[RerankGroup], n: int, seed: int) -> dict[str, list[float]]:
     """For each measured row the expected correctness in every group."""
     if n < 1:
@@ -263,21 +277,28 @@ class Ranking:
 def rerank(
     reward: Scorer, problem: Problem, traces: Sequence[Trace], *, key: Callable[[str], str] = canonical_answer
 ) -> Ranking:
-    """Order traces by the exported reward, and take the reward-weighted vote over their answers.
+    """Order traces by the exported reward, and take the reward-weighted vote over their answers."""
+    scores = [item.exported for item in score_traces(reward, problem, traces)]
+    return rank(scores, [trace.answer for trace in traces], key=key)
+
+
+def rank(
+    scores: Sequence[float], answers: Sequence[str | None], *, key: Callable[[str], str] = canonical_answer
+) -> Ranking:
+    """`rerank` of traces that are scored already: their scores, and the answers that they state.
 
     Equal scores keep the order given. Answers with the same `key` are one answer; it is returned as the best trace
     that states it spells it, and None where no trace states one.
     """
-    scores = tuple(item.exported for item in score_traces(reward, problem, traces))
-    order = tuple(sorted(range(len(traces)), key=lambda index: -scores[index]))
-    keys = [key(trace.answer) if trace.answer and trace.answer.strip() else "" for trace in traces]
+    order = tuple(sorted(range(len(scores)), key=lambda index: -scores[index]))
+    keys = [key(answer) if answer and answer.strip() else "" for answer in answers]
     stated = [index for index in order if keys[index]]
     if not stated:
-        return Ranking(order, scores, None)
+        return Ranking(order, tuple(scores), None)
     votes: dict[str, list[float]] = {}
     for index in stated:
         votes.setdefault(keys[index], []).append(math.exp(scores[index] - scores[stated[0]]))
     totals = {answer: math.fsum(weights) for answer, weights in votes.items()}
     # Keys come best trace first, so a tie goes to the answer of the better trace.
     winner = next(answer for answer, total in totals.items() if total >= max(totals.values()) * (1 - _TIE))
-    return Ranking(order, scores, next(traces[index].answer for index in stated if keys[index] == winner))
+    return Ranking(order, tuple(scores), next(answers[index] for index in stated if keys[index] == winner))

@@ -20,8 +20,8 @@ from traceward.data.formats import completion_text as text_of
 from traceward.data.grading import Grade, canonical_answer, grade
 from traceward.data.jsonl import Faults, read_jsonl
 from traceward.errors import ConfigError
-from traceward.evaluation.rerank import RerankGroup, RerankTable, rerank_table
-from traceward.evaluation.statistics import Estimate, bootstrap_mean, pass_at_k
+from traceward.evaluation.rerank import RerankGroup, RerankTable, pass_curve, rerank_table
+from traceward.evaluation.statistics import Estimate, bootstrap_mean
 from traceward.records import Problem, Rollout, StopReason
 from traceward.rewards.model import RewardModel
 from traceward.sampling import sample
@@ -123,22 +123,23 @@ def _check(
     for line, problem, (_, ids) in zip(lines, problems, prompts, strict=True):
         if problem.answer is None:
             faults.add(line, "answer", "must be there to grade by: got none; add the reference answer")
-        refuse_long_prompt(faults, line, ids, model, max_new_tokens)
+        refuse_long_prompt(faults, line, ids, context_of(model), max_new_tokens)
     faults.raise_if_any()
 
 
 def refuse_long_prompt(
-    faults: Faults, line: int, prompt_ids: Sequence[int], model: PreTrainedModel, max_new_tokens: int
-) -> None:
-    """Note a question after which `max_new_tokens` do not fit the model's context."""
-    context = context_of(model)
-    if context is not None and len(prompt_ids) + max_new_tokens > context:
-        faults.add(
-            line,
-            "question",
-            f"must leave room for {max_new_tokens} new tokens in the model's context of {context}: got "
-            f"{len(prompt_ids)} tokens; lower --max-new-tokens or use a model with a longer context",
-        )
+    faults: Faults, line: int, prompt_ids: Sequence[int], context: int | None, max_new_tokens: int
+) -> bool:
+    """Note a question after which `max_new_tokens` do not fit a model's context, and say whether they do not."""
+    if context is None or len(prompt_ids) + max_new_tokens <= context:
+        return False
+    faults.add(
+        line,
+        "question",
+        f"must leave room for {max_new_tokens} new tokens in the model's context of {context}: got "
+        f"{len(prompt_ids)} tokens; lower --max-new-tokens or use a model with a longer context",
+    )
+    return True
 
 
 def sample_all(
@@ -204,9 +205,8 @@ def _measures(
     n: int,
     seed: int,
 ) -> dict[str, Estimate]:
-    right = [sum(item.correct for item in group) for group in graded]
-    sizes = sorted({*(2**power for power in range(n.bit_length())), n})
-    found = {f"pass@{k}": bootstrap_mean([pass_at_k(n, c, k) for c in right], seed=seed) for k in sizes}
+    passed = pass_curve([[item.correct for item in group] for group in graded], seed=seed)
+    found = {f"pass@{k}": estimate for k, estimate in passed.items()}
     found["greedy"] = bootstrap_mean([float(correct) for correct in greedy], seed=seed)
     table = _table(problems, graded, scores, n=n, seed=seed)
     for name in ("majority", "shortest", *(("reward", "weighted_vote") if scores is not None else ())):

@@ -143,7 +143,7 @@ def _check(
             rule = f"must fit the model's context of {context} tokens: got {length} with the question"
             faults.add(line, "steps", f"{rule}; shorten it or use a model with a longer context")
         else:
-            refuse_long_prompt(faults, line, trace.prompt_ids, model, max_new_tokens)
+            refuse_long_prompt(faults, line, trace.prompt_ids, context, max_new_tokens)
     faults.raise_if_any()
 
 

@@ -10,9 +10,16 @@ from typing import Any
 from traceward.data.demonstrations import question_key
 from traceward.data.grading import Grade, canonical_answer, grade
 from traceward.data.traces import TraceRecord, read_traces
-from traceward.evaluation.rerank import RerankGroup, RerankTable, rerank, rerank_curve, rerank_table
+from traceward.evaluation.rerank import (
+    RerankGroup,
+    RerankTable,
+    pass_curve,
+    powers_of_two,
+    rank,
+    rerank_curve,
+    rerank_table,
+)
 from traceward.evaluation.statistics import Estimate
-from traceward.records import Head, Problem, ScoredTrace, Trace
 from traceward.workflows import TooLong
 from traceward.workflows.score import Progress, Readings, open_scorers, read_scores, silent
 
@@ -22,6 +29,7 @@ class RerankResult:
     """rows: one per question.  table: None where no question has the verdicts it takes.
 
     labelled: questions in the table; the others have a trace without verdict, or too long a one.
+    passed: pass@k, by k.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -29,29 +37,19 @@ class RerankResult:
     curve: Mapping[str, Sequence[Estimate]] | None
     sizes: tuple[int, ...]
     labelled: int
+    passed: Mapping[int, Estimate]
 
     def as_json(self) -> dict[str, Any]:
         """What --json writes."""
         found: dict[str, Any] = {"questions": len(self.rows), "labelled": self.labelled, "n": None, "rows": None}
         if self.table is not None:
             rows = {name: None if row is None else asdict(row) for name, row in self.table.rows.items()}
-            found |= {"n": self.table.n, "rows": rows}
+            passed = {f"pass@{k}": asdict(estimate) for k, estimate in self.passed.items()}
+            found |= {"n": self.table.n, "rows": rows, "pass_at_k": passed}
         if self.curve is not None:
             points = {name: [asdict(point) for point in row] for name, row in self.curve.items()}
             found["curve"] = {"n": list(self.sizes), "rows": points}
         return found
-
-
-class _Read:
-    """Readings that are there already, as a scorer: `rerank` then needs no second pass."""
-
-    def __init__(self, head: Head, scores: Sequence[ScoredTrace]) -> None:
-        self.head = head
-        self.scores = list(scores)
-
-    def score(self, items: Sequence[tuple[Problem, Trace]]) -> list[ScoredTrace]:
-        assert len(items) == len(self.scores)
-        return self.scores
 
 
 def rerank_file(
@@ -74,19 +72,19 @@ def rerank_file(
     scorers = open_scorers(reward, base=base, sft=sft)
     readings = read_scores(scorers, records, traces, too_long=too_long, progress=progress)
     grouped = group_records(records)
-    head = scorers["reward"].head
-    rows = tuple(_ranked(members, records, readings, head) for members in grouped.values())
+    rows = tuple(_ranked(members, records, readings) for members in grouped.values())
     groups = [group for key, members in grouped.items() if (group := _group(key, members, records, readings))]
     if not groups:
-        return RerankResult(rows, None, None, (), 0)
+        return RerankResult(rows, None, None, (), 0, {})
     count = n or min(len(group.correct) for group in groups)
-    sizes = tuple(sorted({*(2**power for power in range(count.bit_length())), count}))
+    sizes = powers_of_two(count)
     return RerankResult(
         rows,
         rerank_table(groups, n=count, seed=seed),
         rerank_curve(groups, sizes=sizes, seed=seed) if curve else None,
         sizes,
         len(groups),
+        pass_curve([group.correct for group in groups], seed=seed),
     )
 
 
@@ -112,7 +110,7 @@ def correctness(record: TraceRecord) -> bool | None:
     return grade(record.stated_answer, record.problem.answer) is Grade.CORRECT
 
 
-def _ranked(members: Sequence[int], records: Sequence[TraceRecord], readings: Readings, head: Head) -> dict[str, Any]:
+def _ranked(members: Sequence[int], records: Sequence[TraceRecord], readings: Readings) -> dict[str, Any]:
     """The row of one question; traces that were too long are named, not ranked."""
     problem = records[members[0]].problem
     row: dict[str, Any] = {"id": problem.id, "question": problem.question}
@@ -122,8 +120,8 @@ def _ranked(members: Sequence[int], records: Sequence[TraceRecord], readings: Re
     some = [records[index] for index in kept]
     if not some:
         return {**row, "ranked": [], "lines": [], "scores": [], "best": None, "best_answer": None, "vote": None}
-    scorer = _Read(head, [readings.read("reward", index) for index in kept])
-    ranking = rerank(scorer, problem, [Trace(record.trace.steps, record.stated_answer) for record in some])
+    scores = [readings.read("reward", index).exported for index in kept]
+    ranking = rank(scores, [record.stated_answer for record in some])
     order = ranking.order
     return {
         **row,
