@@ -52,9 +52,10 @@ def _rows(path: Path, count: int = 8) -> Path:
 
 
 def _command(verb: str, data: Path, models: Path, out: Path) -> list[str]:
-    model = "--policy" if verb in {"fit", "evaluate"} else "--reward"
-    more = ["--max-new-tokens", "8"] if verb in {"fit", "evaluate"} else []
-    return [verb, str(data), model, str(models / model[2:]), "--out", str(out), *more]
+    asked = {"fit": ["policy"], "evaluate": ["policy"], "search": ["policy", "reward"]}.get(verb, ["reward"])
+    given = [word for name in asked for word in (f"--{name}", str(models / name))]
+    more = ["--max-new-tokens", "8"] if "policy" in asked else []
+    return [verb, str(data), *given, "--out", str(out), *more]
 
 
 def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *, lines: int = 1) -> str:
@@ -67,7 +68,7 @@ def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *, lines:
     return err
 
 
-FILE_VERBS = ("fit", "score", "rerank", "localise", "evaluate")
+FILE_VERBS = ("fit", "score", "rerank", "search", "localise", "evaluate")
 
 
 @pytest.mark.parametrize("verb", FILE_VERBS)

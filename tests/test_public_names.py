@@ -16,6 +16,7 @@ def test_public_names_are_frozen() -> None:
         "__version__",
         "localise",
         "rerank",
+        "search",
     ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from traceward.decoding.search import search
     from traceward.evaluation.localise import localise
     from traceward.evaluation.rerank import rerank
     from traceward.rewards.model import RewardModel
@@ -23,9 +24,10 @@ _HOMES = {
     "AdversarialConfig": "traceward.training.settings",
     "rerank": "traceward.evaluation.rerank",
     "localise": "traceward.evaluation.localise",
+    "search": "traceward.decoding.search",
 }
 
-__all__ = ["AdversarialConfig", "AdversarialTrainer", "RewardModel", "__version__", "localise", "rerank"]
+__all__ = ["AdversarialConfig", "AdversarialTrainer", "RewardModel", "__version__", "localise", "rerank", "search"]
 
 
 def __getattr__(name: str) -> object:

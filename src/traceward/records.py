@@ -96,6 +96,15 @@ class CalibrationMethod(StrEnum):
     ISOTONIC = "isotonic"  # the best function that never falls
 
 
+class Guide(StrEnum):
+    """By what number the reward judges a trace that is not finished; high = good."""
+
+    SUM = "sum"  # of its step scores: what it has earned so far
+    LOWEST = "lowest"  # its worst step score
+    LAST = "last"  # the score of its newest step
+    EXPORTED = "exported"  # the number that reranks whole traces
+
+
 class OnAlarm(StrEnum):
     """What a run does when one of its guards finds something wrong."""
 

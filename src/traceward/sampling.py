@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +11,9 @@ import torch
 from traceward.records import Rollout, StopReason
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 
-@torch.no_grad()
 def sample(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -31,45 +31,85 @@ def sample(
 
     The generator is seeded here and the caller's random state is left as it was: the same call gives the same ids.
     """
+    per_call = max(1, batch // n)
+    found: list[list[Rollout]] = []
+    with seeded(policy, seed):
+        for start in range(0, len(prompts), per_call):
+            some = prompts[start : start + per_call]
+            groups = generate(
+                policy,
+                tokenizer,
+                [ids for _, ids in some],
+                n=n,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+            )
+            for (key, ids), rows in zip(some, groups, strict=True):
+                found.append([_rollout(key, ids, row, tokenizer) for row in rows])
+            if progress is not None:
+                progress(len(some))
+    return found
+
+
+@contextmanager
+def seeded(policy: PreTrainedModel, seed: int) -> Iterator[None]:
+    """Evaluation mode and a generator of our own; mode and random state are given back."""
     was_training = policy.training
     policy.eval()
-    per_call = max(1, batch // n)
+    with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            policy.train(was_training)
+
+
+@torch.no_grad()
+def generate(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    n: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float = 1.0,
+    stop: StoppingCriteriaList | None = None,
+) -> list[list[list[int]]]:
+    """The new token ids of `n` continuations of each prompt, in one batch; what stands behind an end means nothing.
+
+    stop: sees the continuations of each prompt one after another, behind prompts padded on the left.
+    """
     greedy = temperature == 0
     choice = (
         {"do_sample": False} if greedy else {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     )
-    found: list[list[Rollout]] = []
-    devices = [policy.device] if policy.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        for start in range(0, len(prompts), per_call):
-            some = prompts[start : start + per_call]
-            padded = tokenizer.pad(
-                {"input_ids": [list(ids) for _, ids in some]}, padding_side="left", return_tensors="pt"
-            ).to(policy.device)
-            out = policy.generate(
-                input_ids=padded["input_ids"],
-                attention_mask=padded["attention_mask"],
-                max_new_tokens=max_new_tokens,
-                num_return_sequences=n,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                repetition_penalty=1.0,  # instruct models ship another one, which a trainer's rollouts do not have
-                **choice,
-            )[:, padded["input_ids"].shape[1] :]
-            rows = iter(out.tolist())
-            for key, ids in some:
-                found.append([_rollout(key, ids, next(rows), tokenizer) for _ in range(n)])
-            if progress is not None:
-                progress(len(some))
-    policy.train(was_training)
-    return found
+    padded = tokenizer.pad({"input_ids": [list(ids) for ids in prompts]}, padding_side="left", return_tensors="pt").to(
+        policy.device
+    )
+    out = policy.generate(
+        input_ids=padded["input_ids"],
+        attention_mask=padded["attention_mask"],
+        max_new_tokens=max_new_tokens,
+        num_return_sequences=n,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        repetition_penalty=1.0,  # instruct models ship another one, which a trainer's rollouts do not have
+        stopping_criteria=stop,
+        **choice,
+    )
+    rows = out[:, padded["input_ids"].shape[1] :].tolist()
+    return [rows[start : start + n] for start in range(0, len(rows), n)]
+
+
+def until_end(ids: Sequence[int], end: int | None) -> tuple[tuple[int, ...], bool]:
+    """Token ids up to the first end-of-sequence, and whether there is one."""
+    found = end in ids
+    return tuple(ids[: ids.index(end) + 1] if found else ids), found
 
 
 def _rollout(key: str, prompt_ids: tuple[int, ...], row: list[int], tokenizer: PreTrainedTokenizerBase) -> Rollout:
-    end = tokenizer.eos_token_id
-    stop = StopReason.LENGTH
-    if end in row:
-        row = row[: row.index(end) + 1]
-        stop = StopReason.END
-    return Rollout(key, prompt_ids, tuple(row), tokenizer.decode(row, skip_special_tokens=True), stop)
+    ids, ended = until_end(row, tokenizer.eos_token_id)
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    return Rollout(key, prompt_ids, ids, text, StopReason.END if ended else StopReason.LENGTH)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from traceward.workflows.evaluate import EvaluateResult
     from traceward.workflows.fit import FitResult
     from traceward.workflows.rerank import RerankResult
+    from traceward.workflows.search import SearchResult
     from traceward.workflows.stream import ScoreSummary
 
 NOT_GIVEN = "not given"
@@ -174,12 +175,28 @@ def rerank_tables(result: RerankResult) -> list[Table]:
     table = new_table(f"Rerank, N = {result.table.n}", ("picked by", "correct"), caption)
     for name, row in result.table.rows.items():
         table.add_row(name_of(name), percent(row))
+    passed = new_table("Some of k traces is right", ("k", "pass@k"), "unbiased, from all traces of a question")
+    for k, found in result.passed.items():
+        passed.add_row(str(k), percent(found))
     if result.curve is None:
-        return [table]
+        return [table, passed]
     curve = new_table("Correct (%) against N", ("picked by", *(f"N = {size}" for size in result.sizes)))
     for name, points in result.curve.items():
-        curve.add_row(name_of(name), *(f"{100 * point.value:.1f}" for point in points))
-    return [table, curve]
+        curve.add_row(name_of(name), *(f"{100 * p.value:.1f} [{100 * p.low:.0f}, {100 * p.high:.0f}]" for p in points))
+    return [table, passed, curve]
+
+
+def search_table(result: SearchResult) -> Table:
+    """How often the best trace, the vote and any of the traces is right, and what the search took."""
+    options = result.options
+    shape = f"{options.beams} beams" + (f" in {options.groups} groups" if options.groups > 1 else "")
+    drawn, left = result.sampled_tokens, len(result.rows) - result.labelled
+    caption = f"{result.labelled} questions" + (f"; {left} without a reference answer" if left else "")
+    table = new_table(f"Search, N = {options.n}, {shape}, by {options.guide}", ("answer by", "correct"), caption)
+    for name, found in result.measures.items():
+        table.add_row(name_of(name), percent(found))
+    table.add_row("tokens sampled, a question", f"{drawn.value:.1f} [{drawn.low:.1f}, {drawn.high:.1f}]")
+    return table
 
 
 def evaluate_table(result: EvaluateResult) -> Table:

@@ -1,0 +1,1 @@
+"""Answers found step by step: a reward guides what a policy writes next."""
