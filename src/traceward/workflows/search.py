@@ -104,7 +104,7 @@ def search_file(
         "traceward": __version__,
         "questions": fingerprint_file(file),
         "reward": fingerprint_file(reward / CARD),
-        "policy": [policy, model, _files(policy)],
+        "policy": [policy, getattr(generator, "model", None), _files(policy)],  # a server may have chosen the model
         "temperature": temperature,
         **asdict(options),
     }
