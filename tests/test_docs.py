@@ -25,7 +25,7 @@ from traceward.data import corruptions
 from traceward.data.formats import Format, completion_text, parse_completion
 from traceward.data.jsonl import write_jsonl
 from traceward.data.tasks import stories
-from traceward.data.tasks.registry import stories_task
+from traceward.data.tasks.registry import world_task
 from traceward.loading import load_causal_lm
 from traceward.objectives import advantages, discriminator, wasserstein
 from traceward.records import Head, Problem, UnitSpec, Verdict
@@ -170,7 +170,7 @@ def test_every_equation_is_on_its_page() -> None:
 
 def test_every_key_of_the_results_is_on_its_page(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", Recipe())
-    write_results(run, stories_task(demonstrations=4, questions=0, validation=0, test=1, seed=0), seconds=1.0)
+    write_results(run, world_task(stories.world(), demonstrations=4, questions=0, validation=0, test=1, seed=0), seconds=1.0)
     found = json.loads((run.path / "results.json").read_text(encoding="utf-8"))
     named = set(re.findall(r"`([\w.]+)`", PAGES["docs/results.md"]))
     inner = {key for name in ("rerank", "localise_hit_at_1", "policy_pass_at_1") for key in found[name]}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from traceward.builtin.pretrain import build
+from traceward.builtin.pretrain import PLANS, build
 
 # Printed by: python -c "from pathlib import Path; from tempfile import mkdtemp as d; from traceward.builtin.pretrain
-# import build; print(build(Path(d()), Path(d()), steps=8, problems=256))" with OMP_NUM_THREADS=1.
+# import *; print(build(Path(d()), Path(d()), PLANS['stories'], stop=8, problems=256))" with OMP_NUM_THREADS=1.
 LOSSES = [6.8828, 6.8674, 6.8635, 6.8558, 6.8313, 6.8328, 6.8271, 6.8067]
 
 
@@ -20,6 +20,6 @@ def test_the_first_losses_are_these(tmp_path: Path) -> None:
 
     2e-3: kernels of other machines and versions of torch sum in another order.
     """
-    losses = build(tmp_path / "model", tmp_path / "trainer", steps=8, problems=256)
+    losses = build(tmp_path / "model", tmp_path / "trainer", PLANS["stories"], stop=8, problems=256)
     assert losses == pytest.approx(LOSSES, abs=2e-3)
     assert (tmp_path / "model" / "model.safetensors").is_file()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from traceward import cli
 from traceward.config import Recipe
-from traceward.data.tasks.registry import stories_task
+from traceward.data.tasks.registry import world_task
 from traceward.errors import ConfigError
 from traceward.loading import load_policy
 from traceward.rewards.model import RewardModel
@@ -135,7 +135,7 @@ def test_a_grid_refuses_to_be_launched(
 
 def test_checkpoints_under_deepspeed_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    task = stories_task(demonstrations=4, questions=40, validation=0, test=1, seed=0)
+    task = world_task(stories.world(), demonstrations=4, questions=40, validation=0, test=1, seed=0)
     with pytest.raises(ConfigError, match="checkpoint_every must be 0 under DeepSpeed"):
         check(Recipe(), task)
     check(Recipe.model_validate({"run": {"checkpoint_every": 0}}), task)

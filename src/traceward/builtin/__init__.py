@@ -1,7 +1,8 @@
-"""What ships with the package: one tokenizer for all built-in worlds, and a tiny base model of `stories`."""
+"""What ships with the package: a tokenizer and a tiny base model of `stories`, and a tokenizer that all worlds share."""
 
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 TOKENIZER = ASSETS / "tokenizer"
+WORLDS_TOKENIZER = ASSETS / "worlds-tokenizer"
 STORIES_BASE = ASSETS / "stories-base"

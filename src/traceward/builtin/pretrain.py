@@ -1,14 +1,20 @@
-"""Builds the tiny base model of `stories`: a Llama of 0.5 M parameters, pre-trained from scratch on student traces.
+"""Pre-trains the base models of the worlds from scratch, on student traces.
 
-`python -m traceward.builtin.pretrain [DIRECTORY]` rebuilds tokenizer and model (a quarter of an hour on one core).
+`python -m traceward.builtin.pretrain` rebuilds what ships with the package: the tokenizers, and the tiny Llama of
+`stories` (a quarter of an hour on one core). `python -m traceward.builtin.pretrain TASK … --out DIRECTORY` makes a base
+of one of the other worlds, or one of several, whose students' traces are mixed: of them only demonstrations differ then.
+A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import random
-import sys
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,38 +22,83 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from traceward.builtin import STORIES_BASE, TOKENIZER
+from traceward.builtin import STORIES_BASE, TOKENIZER, WORLDS_TOKENIZER
 from traceward.builtin.small import small_llama
 from traceward.data.formats import EncodedTrace, Format, encode
-from traceward.data.tasks import stories
+from traceward.data.tasks.worlds import WORLDS
 from traceward.loading import load_tokenizer
 from traceward.records import Problem
 from traceward.training.baselines import silence
+from traceward.training.checkpoints import Checkpoints
+from traceward.training.resume import train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 20
-STEPS = 12_000
 BATCH = 16
-LEARNING_RATE = 2e-3
-EPOCHS = 2
 IGNORED = -100  # what cross entropy leaves out
 
 
-def fresh_model(tokenizer: PreTrainedTokenizerBase, seed: int = SEED) -> PreTrainedModel:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a base is made.   steps: updates of BATCH traces.   epochs: how often each trace is seen in them."""
+
+    tokenizer: Path
+    steps: int
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    context: int = 1024
+    learning_rate: float = 2e-3
+    epochs: int = 2
+
+    @property
+    def traces(self) -> int:
+        """How many different traces that takes."""
+        return BATCH * self.steps // self.epochs
+
+
+PLANS: Mapping[str, Plan] = {
+    "stories": Plan(TOKENIZER, 12_000, hidden=96, context=512),
+    "swaps": Plan(WORLDS_TOKENIZER, 8_000),
+    "arithmetic": Plan(WORLDS_TOKENIZER, 10_000),
+    "sorting": Plan(WORLDS_TOKENIZER, 2_000, context=5_120),  # its traces are six times as long
+}
+
+
+def plan_of(tasks: Sequence[str]) -> Plan:
+    """The plan of one task, or one for several: their updates together, in the tokenizer that knows all of them."""
+    plans = [PLANS[task] for task in tasks]
+    if len(plans) == 1:
+        return plans[0]
+    return Plan(
+        WORLDS_TOKENIZER, sum(plan.steps for plan in plans), context=max(plan.context for plan in plans)
+    )
+
+
+def fresh_model(tokenizer: PreTrainedTokenizerBase, plan: Plan, seed: int = SEED) -> PreTrainedModel:
     """The architecture at its random start."""
-    return small_llama(tokenizer, hidden=96, intermediate=192, layers=4, heads=4, context=512, seed=seed)
+    return small_llama(
+        tokenizer,
+        hidden=plan.hidden,
+        intermediate=2 * plan.hidden,
+        layers=plan.layers,
+        heads=plan.heads,
+        context=plan.context,
+        seed=seed,
+    )
 
 
-def student_traces(count: int, tokenizer: PreTrainedTokenizerBase, seed: int = SEED) -> list[EncodedTrace]:
-    """Problems answered by students, as token ids."""
+def student_traces(
+    count: int, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str] = ("stories",), seed: int = SEED
+) -> list[EncodedTrace]:
+    """Problems answered by students, as token ids; the tasks take turns."""
     rng = random.Random(f"students-{seed}")
     traces = []
     for index in range(count):
-        story = stories.make_story(rng)
-        trace = stories.write_trace(story, rng, stories.STUDENT)
-        traces.append(encode(Problem(f"student-{index}", story.text()), trace, Format.PLAIN, tokenizer))
+        question, trace = WORLDS[tasks[index % len(tasks)]].student(rng)
+        traces.append(encode(Problem(f"student-{index}", question), trace, Format.PLAIN, tokenizer))
     return traces
 
 
@@ -101,39 +152,49 @@ def _collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
 
 
 def build(
-    directory: Path, scratch: Path, *, steps: int = STEPS, problems: int | None = None, every: int = 1
+    directory: Path,
+    scratch: Path,
+    plan: Plan,
+    *,
+    tasks: Sequence[str] = ("stories",),
+    stop: int | None = None,
+    problems: int | None = None,
+    every: int = 1,
+    seed: int = SEED,
+    checkpoints: Checkpoints | None = None,
 ) -> list[float]:
-    """Pre-train and save the base model; returns the mean loss of every `every` updates. Seeded: same machine, same
+    """Pre-train and save a base model; returns the mean loss of every `every` updates. Seeded: same machine, same
     losses.
 
-    Fewer `steps` stop the same schedule early; fewer `problems` are the first ones of the same stream.
+    stop: ends the same schedule early.   problems: only the first ones of the same stream.
     """
-    tokenizer = load_tokenizer(TOKENIZER)
-    model = fresh_model(tokenizer)
-    traces = student_traces(problems or BATCH * STEPS // EPOCHS, tokenizer)
+    tokenizer = load_tokenizer(plan.tokenizer)
+    model = fresh_model(tokenizer, plan, seed)
+    traces = student_traces(problems or plan.traces, tokenizer, tasks, seed)
     rows = [
         {
             "input_ids": [*trace.prompt_ids, *trace.completion_ids],
             "labels": [IGNORED] * len(trace.prompt_ids) + list(trace.completion_ids),
         }
-        for trace in in_batches(traces, random.Random(f"batches-{SEED}"))
+        for trace in in_batches(traces, random.Random(f"batches-{seed}"))
+        if _length(trace) <= plan.context
     ]
     trainer = CompletionTrainer(
         model=model,
         train_dataset=rows,
         data_collator=_collate,
-        callbacks=[StopAfter(steps)],
+        callbacks=[StopAfter(stop or plan.steps)],
         args=TrainingArguments(
             output_dir=str(scratch),
-            max_steps=STEPS,
+            max_steps=plan.steps,
             per_device_train_batch_size=BATCH,
-            learning_rate=LEARNING_RATE,
+            learning_rate=plan.learning_rate,
             lr_scheduler_type="cosine",
-            warmup_steps=STEPS // 40,
+            warmup_steps=plan.steps // 40,
             weight_decay=0.05,
             adam_beta2=0.98,
             train_sampling_strategy="sequential",
-            seed=SEED,
+            seed=seed,
             logging_steps=every,
             save_strategy="no",
             report_to="none",
@@ -143,15 +204,58 @@ def build(
         ),
     )
     silence(trainer)
-    trainer.train()
+    train(trainer, checkpoints)
     model.eval().save_pretrained(directory)
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
-if __name__ == "__main__":
+def make_base(tasks: Sequence[str], directory: Path, *, steps: int | None = None) -> list[float]:
+    """A base of `tasks` with its tokenizer, in a directory that loads on its own; it is there whole or not at all.
+
+    steps: a shorter or longer plan.   What an unfinished run has done lies beside it until it is whole.
+    """
+    plan = plan_of(tasks)
+    plan = dataclasses.replace(plan, steps=steps or plan.steps)
+    unfinished = directory.with_name(f"{directory.name}.unfinished")
+    losses = build(
+        unfinished / "base",
+        unfinished / "trainer",
+        plan,
+        tasks=tasks,
+        every=max(1, plan.steps // 100),
+        checkpoints=Checkpoints(unfinished / "checkpoints", every=max(1, plan.steps // 20), keep=1),
+    )
+    load_tokenizer(plan.tokenizer).save_pretrained(unfinished / "base")
+    (unfinished / "base").replace(directory)
+    shutil.rmtree(unfinished)
+    return losses
+
+
+def rebuild_assets() -> list[float]:
+    """The tokenizers and the base of `stories` that ship with the package."""
+    from traceward.builtin.spelling import build as build_spelling
     from traceward.builtin.tokenizer import build as build_tokenizer
 
     build_tokenizer(TOKENIZER)
+    build_spelling(WORLDS_TOKENIZER)
     with tempfile.TemporaryDirectory() as trainer_files:
-        losses = build(Path(sys.argv[1]) if len(sys.argv) > 1 else STORIES_BASE, Path(trainer_files), every=100)
+        return build(STORIES_BASE, Path(trainer_files), PLANS["stories"], every=100)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m traceward.builtin.pretrain", description=__doc__)
+    parser.add_argument("tasks", nargs="*", choices=WORLDS, metavar="TASK", help=f"one or more of {', '.join(WORLDS)}")
+    parser.add_argument("--out", type=Path, help="a new directory for the base")
+    parser.add_argument("--steps", type=int, help="updates; left out, as many as the tasks are known to need")
+    chosen = parser.parse_args()
+    if bool(chosen.tasks) is not bool(chosen.out):
+        parser.error("TASK and --out go together; with neither, what ships with the package is rebuilt")
+    if chosen.out and chosen.out.exists():
+        parser.error(f"--out must be a new directory: got {chosen.out}; remove it or choose another")
+    losses = make_base(chosen.tasks, chosen.out, steps=chosen.steps) if chosen.tasks else rebuild_assets()
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,10 @@ from traceward.builtin import STORIES_BASE, TOKENIZER
 from traceward.config import Recipe
 from traceward.data.formats import encode_prompt
 from traceward.data.jsonl import read_jsonl, write_jsonl
-from traceward.data.tasks.registry import Task, jsonl_task, stories_task
+from traceward.data.tasks.registry import Task, jsonl_task, world_task
+from traceward.data.tasks.stories import Style
+from traceward.data.tasks.stories import world as stories_world
+from traceward.data.tasks.worlds import WORLDS
 from traceward.records import Demonstration, Rollout, Start, StopReason
 from traceward.training.distribution import on_main, save_whole
 from traceward.training.run_directory import RunDirectory
@@ -29,13 +32,14 @@ def load_task(recipe: Recipe) -> Task:
     """The recipe's task; the same call gives the same problems in every stage."""
     data = recipe.data
     if data.path is None:
-        return stories_task(
+        return world_task(
+            WORLDS[data.task],
             demonstrations=data.demonstrations or 100,
             questions=data.questions,
             validation=data.validation,
             test=data.test,
             seed=recipe.run.seed,
-            style=data.style,
+            experts=stories_world(Style(data.style)) if data.task == "stories" else None,
         )
     return jsonl_task(
         data.path,

@@ -16,7 +16,8 @@ from traceward.data.demonstrations import (
     split_record,
 )
 from traceward.data.grading import Grade, extract_answer, grade
-from traceward.data.tasks import gsm8k, stories
+from traceward.data.tasks import gsm8k
+from traceward.data.tasks.world import World
 from traceward.errors import DataError
 from traceward.records import Demonstration, Problem, Trace, Verdict
 
@@ -44,37 +45,41 @@ class Task:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def judge_story(problem: Problem, trace: Trace) -> Verdict:
-    """Exact: every step and the answer line."""
-    return stories.check(problem.question, trace)
-
-
 def judge_answer(problem: Problem, trace: Trace) -> Verdict:
     """By the final answer; which step is wrong stays unknown."""
     found = grade(trace.answer or extract_answer("\n".join(trace.steps)), problem.answer)
     return Verdict(found is Grade.CORRECT if problem.answer is not None else None)
 
 
-def stories_task(
-    *, demonstrations: int, questions: int, validation: int, test: int, seed: int, style: str = "usual"
+def world_task(
+    world: World,
+    *,
+    demonstrations: int,
+    questions: int,
+    validation: int,
+    test: int,
+    seed: int,
+    experts: World | None = None,
 ) -> Task:
-    """The built-in world. Test and validation problems are the same for every seed, and neither depends on how many
-    there are of the other; demonstrations follow the seed."""
-    tested = stories.demonstrations(test, seed=TEST_STREAM)
-    asked = stories.demonstrations(validation, seed=VALIDATION_STREAM, exclude=_questions(tested))
+    """A built-in world. Test and validation problems are the same for every seed, and neither depends on how many there
+    are of the other; demonstrations follow the seed.
+
+    experts: the variant that demonstrations are of; left out, `world` itself.
+    """
+    tested = world.demonstrations(test, TEST_STREAM)
+    asked = world.demonstrations(validation, VALIDATION_STREAM, exclude=_questions(tested))
     seen = _questions(tested) | _questions(asked)
-    written = stories.Style(style)
     # One more demonstration never changes the others: budgets of one seed are nested.
-    expert = stories.demonstrations(demonstrations, seed=seed, style=written, exclude=seen)
+    expert = (experts or world).demonstrations(demonstrations, seed, exclude=seen)
     seen |= _questions(expert)
-    further = stories.demonstrations(questions, seed=10_000 + seed, exclude=seen)
+    further = world.demonstrations(questions, 10_000 + seed, exclude=seen)
     return Task(
-        name="stories",
+        name=world.name,
         demonstrations=tuple(expert),
         questions=tuple(item.problem for item in further),
         validation=tuple(asked),
         test=tuple(tested),
-        judge=judge_story,
+        judge=world.judge,
         record={"demonstrations": fingerprint(expert), "test": fingerprint(tested), "generator_seed": seed},
     )
 

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from traceward.data.tasks.world import World, Written
 from traceward.errors import DataError
-from traceward.records import Demonstration, Problem, Trace, Verdict
+from traceward.records import Demonstration, Trace, Verdict
 
 NAMES = ("Ann", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jack", "Kate", "Leo")
 ITEMS = ("apples", "books", "coins", "cards", "shells", "stamps", "marbles", "pens", "stickers", "buttons")
@@ -191,14 +192,25 @@ def write_trace(story: Story, rng: random.Random, writer: Student, style: Style 
     return Trace(tuple(steps), str(answer))
 
 
+def world(style: Style = Style.USUAL, *, relations: tuple[int, int] = (2, 4), chained: float = 1.0) -> World:
+    """Stories of one kind; experts write in `style`, students in their own."""
+
+    def expert(rng: random.Random) -> Written:
+        story = make_story(rng, relations, chained=chained)
+        return story.text(), write_trace(story, rng, EXPERT, style)
+
+    def student(rng: random.Random) -> Written:
+        story = make_story(rng, relations, chained=chained)
+        return story.text(), write_trace(story, rng, STUDENT)
+
+    return World("stories", expert, student, check, variant=str(style))
+
+
 def demonstration(
     rng: random.Random, *, style: Style = Style.USUAL, relations: tuple[int, int] = (2, 4), chained: float = 1.0
 ) -> Demonstration:
     """A problem with the expert's worked solution."""
-    story = make_story(rng, relations, chained=chained)
-    trace = write_trace(story, rng, EXPERT, style)
-    text = story.text()
-    return Demonstration(Problem(f"stories-{rng.getrandbits(48):012x}", text, trace.answer), trace, f"stories/{style}")
+    return world(style, relations=relations, chained=chained).demonstration(rng)
 
 
 def demonstrations(
@@ -211,15 +223,7 @@ def demonstrations(
     exclude: frozenset[str] = frozenset(),
 ) -> list[Demonstration]:
     """`count` demonstrations with different questions, none of them in `exclude` (question texts)."""
-    rng = random.Random(f"stories-{seed}-{style}")
-    seen = set(exclude)
-    found: list[Demonstration] = []
-    while len(found) < count:
-        item = demonstration(rng, style=style, relations=relations, chained=chained)
-        if item.problem.question not in seen:
-            seen.add(item.problem.question)
-            found.append(item)
-    return found
+    return world(style, relations=relations, chained=chained).demonstrations(count, seed, exclude=exclude)
 
 
 _START = re.compile(r"(\w+) has (\d+) (\w+)\.")
