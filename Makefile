@@ -5,6 +5,9 @@ PYTHON ?=
 VENV ?= .venv
 JOBS ?= 2
 GSM8K ?=
+MISTAKES ?=
+TASKS ?=
+OUT ?=
 PY := $(VENV)/bin/python
 
 # Results do not depend on the number of cores.
@@ -34,12 +37,14 @@ test: $(DEV) ## ruff, mypy and all tests
 	$(PY) -m mypy
 	$(PY) -m pytest -n $(JOBS)
 
-base: $(PACKAGE) ## rebuild the tokenizer and the tiny base model that ship with the package
-	$(PY) -m traceward.builtin.pretrain
+base: $(PACKAGE) ## rebuild what ships with the package, or make a base of TASKS="swaps ..." in OUT=DIRECTORY
+	$(PY) -m traceward.builtin.pretrain $(TASKS) $(if $(OUT),--out $(OUT))
 
-bench: $(PACKAGE) ## run every benchmark (GSM8K=DIRECTORY for that one); writes benchmarks/results/*.json
+bench: $(PACKAGE) ## run every benchmark (GSM8K=DIRECTORY, MISTAKES=FILE for those two); writes benchmarks/results/*.json
 	@for script in benchmarks/[!_]*.py; do \
-		data=; if [ "$$script" = benchmarks/gsm8k.py ]; then data="$(GSM8K)"; [ -n "$$data" ] || continue; fi; \
+		data=; \
+		if [ "$$script" = benchmarks/gsm8k.py ]; then data="$(GSM8K)"; [ -n "$$data" ] || continue; fi; \
+		if [ "$$script" = benchmarks/real_labels.py ]; then data="$(MISTAKES)"; [ -n "$$data" ] || continue; fi; \
 		echo "$$script"; $(PY) "$$script" $$data || exit 1; \
 	done
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from traceward.data.formats import Format
+from traceward.data.tasks.worlds import WORLDS
 from traceward.errors import ConfigError
 from traceward.records import Granularity, Head, Start
 from traceward.training.settings import (
@@ -44,6 +45,7 @@ class Arm(StrEnum):
     OUTCOME = "outcome"  # true answers: the bound
 
 
+BUILTIN_BASE = "builtin:stories"
 VARIANT_OPTIONS = frozenset({"no-corruptions", "no-operator-flip"})
 
 
@@ -83,11 +85,11 @@ class RunSettings(Section):
 class DataSettings(Section):
     """What the expert gave, and what is measured on."""
 
-    task: Literal["stories", "gsm8k", "jsonl"] = "stories"
+    task: Literal["stories", "swaps", "arithmetic", "sorting", "gsm8k", "jsonl"] = "stories"
     path: Path | None = None
     """gsm8k and jsonl: a directory with train.jsonl[.gz] and test.jsonl[.gz], or one file that is split by hash."""
     demonstrations: int | None = Field(default=None, ge=4)
-    """How many of the training rows are used as demonstrations; left out: all (stories, which never ends: 100)."""
+    """How many of the training rows are used as demonstrations; left out: all (a built-in task never ends: 100)."""
     questions: int = Field(default=0, ge=0)
     """Questions without demonstrations that policies may also be trained on (their answers stay hidden)."""
     validation: int = Field(default=100, ge=0)
@@ -99,8 +101,8 @@ class DataSettings(Section):
 
     @model_validator(mode="after")
     def _path_fits(self) -> DataSettings:
-        if (self.path is None) is not (self.task == "stories"):
-            wanted = "no path" if self.task == "stories" else "a path (or --data PATH)"
+        if (self.path is None) is not (self.task in WORLDS):
+            wanted = "no path" if self.task in WORLDS else "a path (or --data PATH)"
             raise ValueError(f"data.path must be {wanted} with task '{self.task}': got {self.path}; mend the recipe")
         return self
 
@@ -121,7 +123,7 @@ class ScratchSettings(Section):
 class PolicySettings(Section):
     """The model that starts."""
 
-    path: str = "builtin:stories"
+    path: str = BUILTIN_BASE
     """A directory, a hub name, `builtin:stories`, or `scratch` (then [policy.scratch] says how it is made)."""
     scratch: ScratchSettings = ScratchSettings()
 
@@ -154,6 +156,16 @@ class Recipe(Section):
     adversarial: AdversarialConfig = AdversarialConfig()
     guards: GuardSettings = GuardSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _base_fits(self) -> Recipe:
+        task = self.data.task
+        if task in WORLDS and task != "stories" and self.policy.path == BUILTIN_BASE:
+            raise ValueError(
+                f"policy.path must be a base of task '{task}': got '{BUILTIN_BASE}', which has never seen it; make one "
+                f"with python -m traceward.builtin.pretrain {task} --out DIRECTORY"
+            )
+        return self
 
     @model_validator(mode="after")
     def _held_out_is_unseen(self) -> Recipe:

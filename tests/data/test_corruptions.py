@@ -85,7 +85,7 @@ def plain(trace: Trace) -> str:
 
 
 def test_all_kinds_are_registered() -> None:
-    assert tuple(REGISTRY) == KINDS
+    assert tuple(REGISTRY)[: len(KINDS)] == KINDS  # the others: test_structure_corruptions.py
 
 
 @EACH_KIND

@@ -87,8 +87,11 @@ class _Reader:
             return False
         if match["whole"] is None:
             return True
-        whole = [words for _, words in _read_chain(match["whole"])]
-        return whole == [words for _, words in _items(self.parts)]
+        # A part that is not sorted yet may keep the number it was found by.
+        whole, truth = _read_chain(match["whole"]), _items(self.parts)
+        return [words for _, words in whole] == [words for _, words in truth] and all(
+            number in (None, right) for (number, _), (right, _) in zip(whole, truth, strict=True)
+        )
 
 
 def check(question: str, trace: Trace) -> Verdict:

@@ -1,15 +1,4 @@
-"""A registry of labelled wrong edits of a right trace: hard negatives whose first wrong step is known.
-
-Every kind gives a Corrupted, or None where it does not apply; never an unchanged text, and never a formatting trace:
-numbers keep their style, and all text outside the span stays as it was.
-
-Held-out kinds: `operator-flip` resembles the misconception "reads fewer as more" of the built-in world ("12 + 5" for
-"5 fewer than 12"). An experiment on `stories` that claims to find unseen errors holds it out:
-`corrupt(…, exclude=["operator-flip"])`.
-
-The checker of `stories` agrees with `first_error` for every kind but `step-delete` and `steps-swap`: it judges
-each step against the story alone, so a missing or a late premise is no error to it.
-"""
+"""Wrong edits of prose with numbers, names and equations."""
 
 from __future__ import annotations
 
@@ -18,62 +7,15 @@ import operator
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, pairwise
 
+from traceward.data.corruptions.registry import Corrupted, Edit, corruption, edited, offset
 from traceward.data.formats import Format, completion_text
 from traceward.data.grading import DIGITS, Number, answers_equal, number_value, numbers_in
 from traceward.data.segmentation import split_steps
-from traceward.errors import ConfigError
 from traceward.records import Problem, Trace
-
-
-@dataclass(frozen=True, slots=True)
-class Corrupted:
-    """A wrong trace. `first_error`: its first wrong step, len(steps) = the answer line. `span`: (start, end) of the
-    edit in `completion_text(trace, Format.PLAIN)`; empty, where the following text begins, for `step-delete`.
-    """
-
-    kind: str
-    trace: Trace
-    first_error: int
-    span: tuple[int, int]
-
-
-_Edit = tuple[int, tuple[int, int], str]  # step, characters of it, what replaces them
-Corruption = Callable[[Problem, Trace, random.Random], Corrupted | None]
-REGISTRY: dict[str, Corruption] = {}
-
-
-def corruption(kind: str) -> Callable[[Corruption], Corruption]:
-    """Register a kind. A task's own kinds register the same way."""
-
-    def register(function: Corruption) -> Corruption:
-        if kind in REGISTRY:
-            raise ConfigError(f"corruption kinds must be unique: got {kind!r} twice; choose another name")
-        REGISTRY[kind] = function
-        return function
-
-    return register
-
-
-def corrupt(
-    problem: Problem,
-    trace: Trace,
-    rng: random.Random,
-    *,
-    kinds: Iterable[str] | None = None,
-    exclude: Collection[str] = (),
-) -> Corrupted | None:
-    """One corruption, uniform over the kinds that apply; None where none does. kinds=None: every registered one."""
-    wanted = [kind for kind in (REGISTRY if kinds is None else kinds) if kind not in exclude]
-    if unknown := sorted({*wanted, *exclude} - REGISTRY.keys()):
-        raise ConfigError(f"corruption kinds must be among {', '.join(REGISTRY)}: got {', '.join(unknown)}; mend them")
-    rng.shuffle(wanted)
-    return next((found for kind in wanted if (found := REGISTRY[kind](problem, trace, rng))), None)
-
 
 _BOUND = re.compile(r"\b(?:an?|steps?|option|equation)\s+$", re.IGNORECASE)
 _COUNTED = re.compile(r"[ -][a-z]")
@@ -112,22 +54,6 @@ def _changed(number: Number, text: str, rng: random.Random) -> str | None:
         if options := sorted(new for new in styled if new and new != number.text):
             return rng.choice(options)
     return None
-
-
-def _offset(trace: Trace, index: int) -> int:
-    """Where step `index` begins in the plain completion; index len(steps) is the answer itself."""
-    if index < len(trace.steps):
-        return sum(len(step) + 1 for step in trace.steps[:index])
-    return len(completion_text(trace, Format.PLAIN)) - len(trace.answer or "")
-
-
-def _edited(kind: str, trace: Trace, index: int, place: tuple[int, int], new: str) -> Corrupted:
-    """`trace` with characters `place` of one step replaced."""
-    start, end = place
-    step = trace.steps[index]
-    wrong = replace(trace, steps=(*trace.steps[:index], step[:start] + new + step[end:], *trace.steps[index + 1 :]))
-    begin = _offset(wrong, index) + start
-    return Corrupted(kind, wrong, index, (begin, begin + len(new)))
 
 
 def _values(text: str) -> set[Fraction]:
@@ -174,7 +100,7 @@ def _holds(step: str) -> bool | None:
 @corruption("operator-flip")
 def operator_flip(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """One sign of an equation turned ("7 + 5 = 12" -> "7 - 5 = 12"), where that changes what its neighbours give."""
-    options: list[_Edit] = []
+    options: list[Edit] = []
     for index, step in enumerate(trace.steps):
         numbers = {edge: number.value for number in numbers_in(step) for edge in (number.start, number.end)}
         for match in _OPERATOR.finditer(step):
@@ -185,7 +111,7 @@ def operator_flip(_problem: Problem, trace: Trace, rng: random.Random) -> Corrup
                 continue
             if _reckon(left, match["sign"], right) != _reckon(left, new, right):
                 options.append((index, match.span("sign"), new))
-    return _edited("operator-flip", trace, *rng.choice(options)) if options else None
+    return edited("operator-flip", trace, *rng.choice(options)) if options else None
 
 
 def _places(trace: Trace) -> list[tuple[int, Number]]:
@@ -199,7 +125,7 @@ def number_change(_problem: Problem, trace: Trace, rng: random.Random) -> Corrup
     rng.shuffle(places)
     for index, number in places:
         if new := _changed(number, trace.steps[index], rng):
-            return _edited("number-change", trace, index, (number.start, number.end), new)
+            return edited("number-change", trace, index, (number.start, number.end), new)
     return None
 
 
@@ -222,7 +148,7 @@ def number_change_many(_problem: Problem, trace: Trace, rng: random.Random) -> C
         return None
     wrong = replace(trace, steps=tuple(steps))
     after = len(trace.steps[last[0]]) - last[1].end  # characters after the last change
-    span = (_offset(wrong, first[0]) + first[1].start, _offset(wrong, last[0]) + len(steps[last[0]]) - after)
+    span = (offset(wrong, first[0]) + first[1].start, offset(wrong, last[0]) + len(steps[last[0]]) - after)
     return Corrupted("number-change-many", wrong, first[0], span)
 
 
@@ -253,7 +179,7 @@ def answer_near_miss(problem: Problem, trace: Trace, rng: random.Random) -> Corr
         return None
     start, end, new = rng.choice(edits)
     wrong = replace(trace, answer=trace.answer[:start] + new + trace.answer[end:])
-    begin = _offset(wrong, len(wrong.steps)) + start
+    begin = offset(wrong, len(wrong.steps)) + start
     return Corrupted("answer-near-miss", wrong, len(wrong.steps), (begin, begin + len(new)))
 
 
@@ -264,7 +190,7 @@ _UNORDERED = re.compile(r"(?:[\s\d.,+*×()$&]|\\times\b|\\cdot\b|\band\b|\bor\b)
 @corruption("number-swap")
 def number_swap(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """Two different numbers of one step change places, where their order matters and no true equation comes out."""
-    options: list[_Edit] = []
+    options: list[Edit] = []
     for index, step in enumerate(trace.steps):
         for left, right in combinations(_editable(step), 2):
             between = step[left.end : right.start]
@@ -276,7 +202,7 @@ def number_swap(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupte
             new = f"{right.text}{between}{left.text}"
             if not _holds(step[: left.start] + new + step[right.end :]):
                 options.append((index, (left.start, right.end), new))
-    return _edited("number-swap", trace, *rng.choice(options)) if options else None
+    return edited("number-swap", trace, *rng.choice(options)) if options else None
 
 
 _NAME = re.compile(r"(?<![\w.-])[A-Z][a-z]+(?![\w-])")
@@ -297,7 +223,7 @@ def entity_swap(problem: Problem, trace: Trace, rng: random.Random) -> Corrupted
     """A name in a step replaced by another name of the problem or trace that the step does not hold."""
     names = _names(problem, trace)
     texts = [(set(_NAME.findall(text)), _values(text)) for text in (*split_steps(problem.question), *trace.steps)]
-    options: list[_Edit] = []
+    options: list[Edit] = []
     for index, step in enumerate(trace.steps):
         result = {number.value for number in numbers_in(step)[-1:]}
         # Where the result is said of somebody elsewhere, it may be true of them here.
@@ -305,7 +231,7 @@ def entity_swap(problem: Problem, trace: Trace, rng: random.Random) -> Corrupted
         others = sorted(names - shared - set(_NAME.findall(step)))
         places = [match.span() for match in _NAME.finditer(step) if match[0] in names]
         options += [(index, place, new) for place in places for new in others]
-    return _edited("entity-swap", trace, *rng.choice(options)) if options else None
+    return edited("entity-swap", trace, *rng.choice(options)) if options else None
 
 
 @corruption("step-delete")
@@ -314,7 +240,7 @@ def step_delete(problem: Problem, trace: Trace, rng: random.Random) -> Corrupted
     index = _handover(problem, trace, rng)
     if index is None:
         return None
-    start = _offset(trace, index)
+    start = offset(trace, index)
     wrong = replace(trace, steps=trace.steps[:index] + trace.steps[index + 1 :])
     return Corrupted("step-delete", wrong, index, (start, start))
 
@@ -327,7 +253,7 @@ def steps_swap(problem: Problem, trace: Trace, rng: random.Random) -> Corrupted 
         return None
     pair = trace.steps[index : index + 2]
     wrong = replace(trace, steps=(*trace.steps[:index], *pair[::-1], *trace.steps[index + 2 :]))
-    start = _offset(wrong, index)
+    start = offset(wrong, index)
     return Corrupted("steps-swap", wrong, index, (start, start + len("\n".join(pair))))
 
 
@@ -346,5 +272,5 @@ def contradiction(_problem: Problem, trace: Trace, rng: random.Random) -> Corrup
     index, again = rng.choice(options)
     place = rng.randint(index + 1, len(trace.steps))
     wrong = replace(trace, steps=(*trace.steps[:place], again, *trace.steps[place:]))
-    start = _offset(wrong, place)
+    start = offset(wrong, place)
     return Corrupted("contradiction", wrong, place, (start, start + len(again)))

@@ -1,0 +1,17 @@
+"""A registry of labelled wrong edits of a right trace: hard negatives whose first wrong step is known.
+
+Every kind gives a Corrupted, or None where it does not apply; never an unchanged text, and never a formatting trace:
+numbers keep their style, and all text outside the span stays as it was.
+
+Held-out kinds: `operator-flip` resembles the misconception "reads fewer as more" of the built-in world ("12 + 5" for
+"5 fewer than 12"). An experiment on `stories` that claims to find unseen errors holds it out:
+`corrupt(…, exclude=["operator-flip"])`.
+
+The checker of `stories` agrees with `first_error` for every kind but `step-delete` and `steps-swap`: it judges
+each step against the story alone, so a missing or a late premise is no error to it.
+"""
+
+from traceward.data.corruptions import prose, structure
+from traceward.data.corruptions.registry import REGISTRY, Corrupted, Corruption, corrupt, corruption
+
+__all__ = ["REGISTRY", "Corrupted", "Corruption", "corrupt", "corruption", "prose", "structure"]

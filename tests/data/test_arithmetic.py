@@ -1,0 +1,123 @@
+"""`arithmetic` against Python's own arithmetic."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from traceward.data.tasks.arithmetic import EXPERT, LARGEST, RULES, STUDENT, Flat, Question, Writer, make_question
+from traceward.data.tasks.arithmetic_check import check
+from traceward.data.tasks.expressions import parse, parts, show, value
+from traceward.records import Trace, Verdict
+
+SEEDS = st.integers(0, 2**32)
+
+
+def python(expression: str, letters: dict[str, str] | None = None) -> int:
+    for letter, text in (letters or {}).items():
+        expression = expression.replace(letter, f"({text})")
+    assert re.fullmatch(r"[-+*() 0-9]+", expression)
+    found = eval(expression)
+    assert isinstance(found, int)
+    return found
+
+
+def slow_first_error(question: str, trace: Trace) -> int:
+    """The first step of which any part has another value than Python gives it, or copies a bracket wrongly."""
+    truth = python(question.removesuffix(" ="))
+    letters: dict[str, str] = {}
+    for index, step in enumerate(trace.steps):
+        if step.startswith("This equation"):
+            plan, given = step.removesuffix(".").split('"')[1], step.removesuffix(".").split("where ")[1]
+            letters = dict(part.split(" = ") for part in re.split(r", and | and |, ", given))
+            wrong = python(plan, letters) != truth or any(text not in question for text in letters.values())
+        elif step.startswith("Let's"):
+            letter, *lines = step.removesuffix(".").removeprefix("Let's calculate ").split(" = ")
+            wrong = any(python(line) != python(letters[letter]) for line in lines)
+        else:
+            lines = step.removeprefix("Then, the final equation is ").split(". So the answer is ")
+            wrong = any(python(line, letters) != truth for line in [*lines[0].split(" = "), lines[1]])
+        if wrong:
+            return index
+    return -1
+
+
+@given(seed=SEEDS)
+def test_a_question_has_the_value_that_python_gives_it(seed: int) -> None:
+    question = make_question(random.Random(seed))
+    assert question.value() == python(question.text().removesuffix(" =")) == value(parse(question.text()[:-2]))
+    assert abs(question.value()) <= LARGEST
+
+
+@given(seed=SEEDS, expert=st.booleans())
+def test_the_first_error_is_the_slow_one(seed: int, expert: bool) -> None:
+    rng = random.Random(seed)
+    question = make_question(rng)
+    trace = Writer(rng, EXPERT if expert else STUDENT).write(question)
+    assert check(question.text(), trace).first_error == slow_first_error(question.text(), trace)
+    if expert:
+        assert check(question.text(), trace) == Verdict(True, -1)
+
+
+@given(text=st.recursive(st.integers(-9, 99).map(str), lambda inner: st.tuples(
+    inner, st.sampled_from("+-*"), inner).map(lambda x: f"({x[0]} {x[1]} {x[2]})"), max_leaves=8))  # fmt: skip
+def test_expressions_are_read_as_python_reads_them(text: str) -> None:
+    assert value(parse(text)) == python(text)
+    assert parse(show(parse(text))) == parse(text)
+
+
+def test_letters_signs_and_parts() -> None:
+    tree = parse("A - -3 * (B + 1)")
+    assert tree == ("A", "-", (-3, "*", ("B", "+", 1)))
+    assert value(tree, {"A": 2, "B": 4}) == 17
+    assert ("B", "+", 1) in parts(tree)
+    with pytest.raises(ValueError, match="a letter must be known: got B"):
+        value(tree, {"A": 2})
+
+
+@pytest.mark.parametrize("text", ["", "3 +", "(3", "3)", "3 4", "2 / 1", "3 + x", "* 3", "1.5"])
+def test_what_is_no_expression_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("rule", "numbers", "signs", "wrong"),
+    [
+        ("minus_minus", (5, -3), "-", 2),
+        ("both_negative", (-4, -6), "*", -24),
+        ("right_first", (9, 4, 3), "-+", 2),
+        ("sums_first", (2, 3, 4), "+*", 20),
+    ],
+)
+def test_a_rule_does_what_it_says(rule: str, numbers: tuple[int, ...], signs: str, wrong: int) -> None:
+    student = replace(EXPERT, **{rule: 1.0}, lapses=1.0)
+    for seed in range(8):  # whatever the layout
+        lines, found = Writer(random.Random(seed), student).work_out(Flat(numbers, tuple(signs)))
+        assert found == wrong
+        assert lines[0] == Flat(numbers, tuple(signs)).text()
+    assert rule in RULES
+
+
+def test_losing_the_brackets_is_an_error_of_the_first_step() -> None:
+    brackets = {letter: Flat((number, 1), ("+",)) for letter, number in zip("ABCD", (1, 2, 3, 4), strict=True)}
+    question = Question((("A", "-", "B"), "-", ("C", "-", "D")), brackets)
+    trace = Writer(random.Random(0), replace(EXPERT, flatten=1.0)).write(question)
+    assert trace.steps[0].startswith('This equation can be written as "A - B - C - D"')
+    assert check(question.text(), trace).first_error == 0
+
+
+@given(seed=SEEDS)
+def test_any_number_changed_after_an_equals_sign_is_found(seed: int) -> None:
+    rng = random.Random(seed)
+    question = make_question(rng)
+    trace = Writer(rng, EXPERT).write(question)
+    index = rng.randrange(1, len(trace.steps))
+    step = re.sub(r"= \(?(-?\d+)\)?(?=\.)", lambda found: f"= {int(found[1]) + 1}", trace.steps[index])
+    steps = (*trace.steps[:index], step, *trace.steps[index + 1 :])
+    assert check(question.text(), Trace(steps, trace.answer)) == Verdict(True, index)
