@@ -1,9 +1,9 @@
-"""Human labels, from demonstrations of our own: python benchmarks/real_labels.py DATA [TASK ...] [--quick] [--runs DIR]
+"""Human labels, from demonstrations of our own: python benchmarks/real_labels.py DATA [TASK ...] [--quick]
 
-DATA is BIG-Bench-Mistake in the schema of docs/data.md; TASK is one of its tasks, all three by default. For each, a base
-is pre-trained on students' traces of the matching world, SFT and a reward are fitted to experts' demonstrations
-(recipes/WORLD.toml), and thresholds are tuned on students' marked traces. Only then DATA is read: none of its traces and
-labels has any part in what is fitted or chosen. What was done before, also of another task, is kept.
+DATA is BIG-Bench-Mistake in the schema of docs/data.md; TASK is one of its tasks, all three by default. For each, a
+base is pre-trained on students' traces of the matching world, SFT and a reward are fitted to experts' demonstrations
+(recipes/WORLD.toml), and thresholds are tuned on students' marked traces. Only then DATA is read: none of its traces
+and labels has any part in what is fitted or chosen. What was done before, also of another task, is kept.
 
 Labels speak of the listed steps, so the grid is these; the answer line behind them is read and left out. `constant` is
 the index that is best on DATA itself. `checker` is the exact verdict, so where it differs it is from the people.
@@ -79,7 +79,8 @@ def main() -> None:
 
 
 def fitted(name: str, room: Path, *, quick: bool) -> tuple[Path, Path]:
-    """The run of a world's recipe with its SFT and reward, and the base it starts from; made where they are not there."""
+    """The run of a world's recipe with its SFT and reward, and the base it starts from; what is there is not made
+    again."""
     base, run = room / "bases" / name, room / name
     if not base.exists():
         base.parent.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,10 @@ import traceward
 from traceward.ablation.grid import is_grid
 from traceward.config import Arm, Recipe, load_recipe, resolve
 from traceward.data.formats import Format
+from traceward.data.tasks.worlds import WORLDS
 from traceward.errors import ConfigError
 from traceward.records import Credit, Granularity, Head, LabelSource, Start, UnitSpec
+from traceward.workflows.inputs import load_task
 
 SHIPPED = [
     *(Path(__file__).parents[1] / "recipes").glob("*.toml"),
@@ -38,14 +40,24 @@ def refusal(path: Path, *overrides: str) -> str:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_shipped_recipe_loads(path: Path) -> None:
     data = tomllib.loads(path.read_text(encoding="utf-8")).get("data", {})
-    needs_path = data.get("task", "stories") != "stories" and "path" not in data
+    needs_path = data.get("task", "stories") not in WORLDS and "path" not in data
     found = load_recipe(path, ["data.path=somewhere"] if needs_path else [])
     assert found.run.name != Recipe().run.name
     assert resolve(found.model_dump(mode="json"), where="dump") == found
 
 
 def test_recipes_are_found() -> None:
-    assert {path.name for path in RECIPES} >= {"demo.toml", "gsm8k-tiny.toml"}
+    names = {path.name for path in RECIPES}
+    assert names >= {"demo.toml", "gsm8k-tiny.toml", *(f"{world}.toml" for world in WORLDS if world != "stories")}
+
+
+@pytest.mark.parametrize("task", sorted({*WORLDS} - {"stories"}))
+def test_a_world_needs_a_base_of_its_own(recipe: Path, task: str) -> None:
+    assert "policy.path must be a base of task" in refusal(recipe, f"data.task={task}")
+    assert "data.path must be no path" in refusal(recipe, f"data.task={task}", "policy.path=base", "data.path=there")
+    found = load_recipe(recipe, [f"data.task={task}", "policy.path=base"])
+    made = load_task(found.model_copy(update={"data": found.data.model_copy(update={"validation": 2, "test": 3})}))
+    assert (made.name, len(made.test), len(made.validation)) == (task, 3, 2)
 
 
 def test_what_is_left_out_keeps_its_default(recipe: Path) -> None:

@@ -22,13 +22,15 @@ from traceward.builtin import STORIES_BASE
 from traceward.cli import app
 from traceward.config import Recipe, load_recipe
 from traceward.data import corruptions
+from traceward.data.corruptions import registry
 from traceward.data.formats import Format, completion_text, parse_completion
 from traceward.data.jsonl import write_jsonl
 from traceward.data.tasks import stories
 from traceward.data.tasks.registry import world_task
+from traceward.data.tasks.worlds import WORLDS
 from traceward.loading import load_causal_lm
 from traceward.objectives import advantages, discriminator, wasserstein
-from traceward.records import Head, Problem, UnitSpec, Verdict
+from traceward.records import Head, Problem, Trace, UnitSpec, Verdict
 from traceward.rewards.model import new_reward
 from traceward.training.run_directory import RunDirectory
 from traceward.training.settings import Section
@@ -170,28 +172,41 @@ def test_every_equation_is_on_its_page() -> None:
 
 def test_every_key_of_the_results_is_on_its_page(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", Recipe())
-    write_results(run, world_task(stories.world(), demonstrations=4, questions=0, validation=0, test=1, seed=0), seconds=1.0)
+    write_results(
+        run, world_task(stories.world(), demonstrations=4, questions=0, validation=0, test=1, seed=0), seconds=1.0
+    )
     found = json.loads((run.path / "results.json").read_text(encoding="utf-8"))
     named = set(re.findall(r"`([\w.]+)`", PAGES["docs/results.md"]))
     inner = {key for name in ("rerank", "localise_hit_at_1", "policy_pass_at_1") for key in found[name]}
     assert {*found, *inner} <= named
 
 
+def shown_traces(page: str) -> list[tuple[Problem, Trace]]:
+    """Traces of a page: a question, a blank line, numbered lines."""
+    found = re.findall(r"^```\n((?:(?!\d ).+\n)+)\n((?:\d .*\n)+)```", PAGES[page], re.MULTILINE)
+    return [
+        (Problem("shown", question.strip()), parse_completion(re.sub(r"(?m)^\d ", "", lines), Format.PLAIN))
+        for question, lines in found
+    ]
+
+
+def test_the_traces_on_the_pages_are_right() -> None:
+    shown = [*shown_traces("docs/data.md"), *shown_traces("docs/worlds.md")]
+    assert len(shown) == len(WORLDS)
+    for (problem, trace), world in zip(shown, WORLDS.values(), strict=True):
+        assert world.judge(problem, trace) == Verdict(True, -1)
+
+
 def test_the_table_of_corruptions_is_what_they_do() -> None:
     table = rows(PAGES["docs/data.md"])
-    shown = re.search(r"```\n(Hugo has .*\?)\n\n((?:\d .*\n)+)```", PAGES["docs/data.md"])
-    assert shown is not None
-    problem = Problem("shown", shown[1])
-    trace = parse_completion("\n".join(line[2:] for line in shown[2].splitlines()), Format.PLAIN)
-    assert stories.check(problem.question, trace) == Verdict(True, -1)
-    before = completion_text(trace, Format.PLAIN).split("\n")
+    shown = [*shown_traces("docs/data.md"), *shown_traces("docs/worlds.md")]
     for kind, function in corruptions.REGISTRY.items():
-        found = function(problem, trace, random.Random(1))
-        assert found is not None
+        made = ((trace, function(problem, trace, random.Random(1))) for problem, trace in shown)
+        trace, found = next((trace, found) for trace, found in made if found is not None)
+        before, after = (completion_text(one, Format.PLAIN).split("\n") for one in (trace, found.trace))
         cells = table[kind]
         assert cells[2] == str(found.first_error), kind
         lines = re.findall(r"`([^`]+)`", cells[1])
-        after = completion_text(found.trace, Format.PLAIN).split("\n")
         assert lines == [line for line in after if line not in before or (kind == "steps-swap" and line in lines)], kind
 
 
@@ -203,7 +218,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedT
     """A directory with what the pages take for granted: a reward, and traces."""
     transformers.utils.logging.disable_progress_bar()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corruptions, "REGISTRY", dict(corruptions.REGISTRY))  # a page may register a kind of its own
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))  # a page may register a kind of its own
     base = load_causal_lm(STORIES_BASE)
     new_reward(base, tokenizer, head=Head.LOG_RATIO, spec=UnitSpec(), style=Format.PLAIN).save(tmp_path / "reward")
     item = stories.demonstrations(1, seed=1)[0]

@@ -45,7 +45,11 @@ def test_known_words_are_one_token_and_others_are_spelled(spelling: PreTrainedTo
         *("Bob", " ", "s", "w", "a", "p", "s", ":", ' "', "b", "a", "y", '" < "', "f", "i", "r", "s", "t", '"'),
     ]
     assert tokens(spelling, " the first letter") == [" the", " first", " letter"]
-    for word in (*swaps.PEOPLE, *stories.NAMES, *(word for book in swaps.BOOKS for word in book.split() if word.isalpha())):
+    for word in (
+        *swaps.PEOPLE,
+        *stories.NAMES,
+        *(word for book in swaps.BOOKS for word in book.split() if word.isalpha()),
+    ):
         assert len(tokens(spelling, f" {word}")) == 1, word
 
 

@@ -27,7 +27,12 @@ def slow_steps(words: list[str]) -> list[tuple[str, object]]:
     while any(len(group) > 1 for _, group in groups):
         at = next(at for at, (_, group) in enumerate(groups) if len(group) > 1)
         depth, group = groups[at]
-        found.append(("list", (depth, {(word, word[depth], "abcdefghijklmnopqrstuvwxyz".index(word[depth]) + 1) for word in group})))
+        found.append(
+            (
+                "list",
+                (depth, {(word, word[depth], "abcdefghijklmnopqrstuvwxyz".index(word[depth]) + 1) for word in group}),
+            )
+        )
         new = [(depth + 1, list(part)) for _, part in groupby(group, key=lambda word, depth=depth: word[: depth + 1])]
         groups[at : at + 1] = new
         found.append(("chain", ([{*part} for _, part in new], [{*part} for _, part in groups])))
@@ -40,14 +45,18 @@ def slow_first_error(question: str, trace: Trace) -> int:
     for index, step in enumerate(trace.steps):
         kind, what = expected[index] if index < len(expected) else ("nothing", None)
         if "letter: " in step:
-            listed = [(word, letter, int(number)) for word, letter, number in re.findall(r'"(\S+)": "(.)" \((\d+)\)', step)]
+            listed = [
+                (word, letter, int(number)) for word, letter, number in re.findall(r'"(\S+)": "(.)" \((\d+)\)', step)
+            ]
             nth = step.split(" letter: ")[0].split(" ")[-1]
             named = set(re.findall(r'"(\S+)"', step.split(" by looking")[0])) or {word for word, _, _ in listed}
             said: object = (NTH.index(nth), {*listed})
             right = kind == "list" and said == what and named == {word for word, _, _ in listed}
         elif step.startswith("We now have"):
             part, _, whole = step.partition(" for the subpart. Hence, we have ")
-            chains = [[set(re.findall(r'"(\S+?)"', item)) for item in text.split(" < ")] for text in (part, whole) if text]
+            chains = [
+                [set(re.findall(r'"(\S+?)"', item)) for item in text.split(" < ")] for text in (part, whole) if text
+            ]
             said = (chains[0], chains[-1])
             right = kind == "chain" and said == what
             numbers = re.findall(r'\((\d+)\) \[?"', part)
@@ -95,20 +104,20 @@ def test_a_trace_by_hand() -> None:
         '"april"] < "fig" < ["mango" ? "melon"].',
         'Now let\'s sort this subpart ["apple" ? "apricot" ? "april"] by looking at their third letters. The third '
         'letter: "apple": "p" (16). "apricot": "r" (18). "april": "r" (18).',
-        'We now have: (16) "apple" < (18) ["apricot" ? "april"] for the subpart. Hence, we have "apple" < ["apricot" ? '
-        '"april"] < "fig" < ["mango" ? "melon"].',
+        'We now have: (16) "apple" < (18) ["apricot" ? "april"] for the subpart. Hence, we have "apple" < '
+        '["apricot" ? "april"] < "fig" < ["mango" ? "melon"].',
         'Now let\'s sort this subpart ["apricot" ? "april"] by looking at their fourth letters. The fourth letter: '
         '"apricot": "i" (9). "april": "i" (9).',
-        'We now have: (9) ["apricot" ? "april"] for the subpart. Hence, we have "apple" < ["apricot" ? "april"] < "fig" '
-        '< ["mango" ? "melon"].',
+        'We now have: (9) ["apricot" ? "april"] for the subpart. Hence, we have "apple" < ["apricot" ? "april"] < '
+        '"fig" < ["mango" ? "melon"].',
         'Now let\'s sort this subpart ["apricot" ? "april"] by looking at their fifth letters. The fifth letter: '
         '"apricot": "c" (3). "april": "l" (12).',
-        'We now have: (3) "apricot" < (12) "april" for the subpart. Hence, we have "apple" < "apricot" < "april" < "fig" '
-        '< ["mango" ? "melon"].',
+        'We now have: (3) "apricot" < (12) "april" for the subpart. Hence, we have "apple" < "apricot" < "april" < '
+        '"fig" < ["mango" ? "melon"].',
         'Now let\'s sort this subpart ["mango" ? "melon"] by looking at their second letters. The second letter: '
         '"mango": "a" (1). "melon": "e" (5).',
-        'We now have: (1) "mango" < (5) "melon" for the subpart. Hence, we have "apple" < "apricot" < "april" < "fig" < '
-        '"mango" < "melon".',
+        'We now have: (1) "mango" < (5) "melon" for the subpart. Hence, we have "apple" < "apricot" < "april" < '
+        '"fig" < "mango" < "melon".',
         "I have now sorted all the words. The answer is apple apricot april fig mango melon",
     )
 

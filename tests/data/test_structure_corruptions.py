@@ -53,7 +53,9 @@ def test_one_step_changes_within_the_span_and_the_checker_agrees(kind: str, seed
     assert old != new
     assert old.startswith(new[:start])
     assert old.endswith(new[end:])
-    changed = [at for at, pair in enumerate(zip(item.trace.steps, wrong.trace.steps, strict=True)) if pair[0] != pair[1]]
+    changed = [
+        at for at, pair in enumerate(zip(item.trace.steps, wrong.trace.steps, strict=True)) if pair[0] != pair[1]
+    ]
     assert changed == [wrong.first_error]
     assert (wrong.trace.answer == item.trace.answer) is (kind != "conclusion")
     world = WORLDS["sorting" if kind == "conclusion" and seed % 3 == 0 else KINDS[kind]]

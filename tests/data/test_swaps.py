@@ -58,12 +58,11 @@ def slow_first_error(question: str, trace: Trace) -> int:
             # "Gatsby" is The Great Gatsby, "red" a red ball.
             if what.lower() not in have.lower():
                 return index
-        if end := re.search(r"At the end [^,]*, \w+ (?:is|has)(?: the| playing| dancing with)? (.+?)\. So", step):
-            if end[1] != states[-1][asked]:
-                return index
-        if said := re.search(r"answer is \((.)\)", step):
-            if things["ABCDEFG".index(said[1])] != states[-1][asked]:
-                return index
+        end = re.search(r"At the end [^,]*, \w+ (?:is|has)(?: the| playing| dancing with)? (.+?)\. So", step)
+        said = re.search(r"answer is \((.)\)", step)
+        named = [*([end[1]] if end else []), *([things["ABCDEFG".index(said[1])]] if said else [])]
+        if any(thing != states[-1][asked] for thing in named):
+            return index
     return -1
 
 

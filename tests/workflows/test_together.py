@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from traceward import cli
 from traceward.config import Recipe
+from traceward.data.tasks import stories
 from traceward.data.tasks.registry import world_task
 from traceward.errors import ConfigError
 from traceward.loading import load_policy

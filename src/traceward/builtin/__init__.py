@@ -1,4 +1,4 @@
-"""What ships with the package: a tokenizer and a tiny base model of `stories`, and a tokenizer that all worlds share."""
+"""What ships with the package: tokenizer and tiny base model of `stories`, and a tokenizer that all worlds share."""
 
 from pathlib import Path
 

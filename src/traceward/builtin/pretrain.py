@@ -1,9 +1,9 @@
 """Pre-trains the base models of the worlds from scratch, on student traces.
 
 `python -m traceward.builtin.pretrain` rebuilds what ships with the package: the tokenizers, and the tiny Llama of
-`stories` (a quarter of an hour on one core). `python -m traceward.builtin.pretrain TASK … --out DIRECTORY` makes a base
-of one of the other worlds, or one of several, whose students' traces are mixed: of them only demonstrations differ then.
-A run that was stopped goes on where it was.
+`stories` (a quarter of an hour on one core). `python -m traceward.builtin.pretrain TASK … --out DIRECTORY` makes a
+base of one world, or of several, whose students' traces are mixed: then only demonstrations differ. A run that was
+stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def plan_of(tasks: Sequence[str]) -> Plan:
     plans = [PLANS[task] for task in tasks]
     if len(plans) == 1:
         return plans[0]
-    return Plan(
-        WORLDS_TOKENIZER, sum(plan.steps for plan in plans), context=max(plan.context for plan in plans)
-    )
+    return Plan(WORLDS_TOKENIZER, sum(plan.steps for plan in plans), context=max(plan.context for plan in plans))
 
 
 def fresh_model(tokenizer: PreTrainedTokenizerBase, plan: Plan, seed: int = SEED) -> PreTrainedModel:

@@ -21,7 +21,23 @@ from traceward.data.tasks import sorting, swaps
 from traceward.data.tasks.world import Written
 from traceward.data.tasks.worlds import WORLDS
 
-SIGNS = ('" < ["', '"] < "', '"] < (', '" < "', '" ? "', '" < (', '": "', '). "', ') ["', '" (', ') "', ' ["', '"].', '".', '"]')
+SIGNS = (
+    '" < ["',
+    '"] < "',
+    '"] < (',
+    '" < "',
+    '" ? "',
+    '" < (',
+    '": "',
+    '). "',
+    ') ["',
+    '" (',
+    ') "',
+    ' ["',
+    '"].',
+    '".',
+    '"]',
+)
 PIECES = (
     "|".join(map(re.escape, SIGNS)) + r"| ?\p{L}+| ?\p{N}{1,2}(?=(?:\p{N}\p{N})*(?!\p{N}))|\n+| ?[^\s\p{L}\p{N}]|\s"
 )

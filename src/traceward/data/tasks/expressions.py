@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 _TOKEN = re.compile(r"\s*(\d+|[A-Z]|[-+*()])")
 Tree = int | str | tuple["Tree", str, "Tree"]  # a number, a letter, or left, sign, right; brackets leave no trace
@@ -64,7 +65,7 @@ class _Parser:
         raise ValueError(f"a number must stand here: got {token!r}")
 
 
-def value(tree: Tree, letters: Mapping[str, int] = {}) -> int:  # noqa: B006 (read only)
+def value(tree: Tree, letters: Mapping[str, int] = MappingProxyType({})) -> int:
     """Its value; letters stand for numbers. Raises ValueError for an unknown letter."""
     if isinstance(tree, tuple):
         return apply(value(tree[0], letters), tree[1], value(tree[2], letters))

@@ -75,7 +75,11 @@ class _Reader:
         named = part.letter == 0 if match["words"] is None else {*_QUOTED.findall(match["words"])} == {*part.words}
         listed = _LETTER.findall(match["letters"])
         right = {(word, word[part.letter], str(place(word[part.letter]))) for word in part.words}
-        return named and (match["nth"] or NTH[0]) == NTH[part.letter] and len(listed) == len(right) == len({*listed} & right)
+        return (
+            named
+            and (match["nth"] or NTH[0]) == NTH[part.letter]
+            and len(listed) == len(right) == len({*listed} & right)
+        )
 
     def _chain_right(self, match: re.Match[str]) -> bool:
         part, self.looked = self.looked, None
@@ -95,9 +99,9 @@ class _Reader:
 
 
 def check(question: str, trace: Trace) -> Verdict:
-    """Exact verdict. A step is wrong where a letter, its place, a chain or the answer is wrong, and where it sorts another
-    subpart than the first one that is open. Words in brackets may stand in any order. Raises DataError for a question
-    that is not of this world."""
+    """Exact verdict. A step is wrong where a letter, its place, a chain or the answer is wrong, and where it sorts
+    another subpart than the first one that is open. Words in brackets may stand in any order. Raises DataError for a
+    question that is not of this world."""
     words = read_words(question)
     reader = _Reader(words)
     wrong = None

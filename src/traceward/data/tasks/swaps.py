@@ -150,7 +150,8 @@ class Shuffle:
         options = [f"({letter}) {thing}." for letter, thing in zip(LETTERS, self.things, strict=False)]
         return (
             f"{_listed(self.people)} {theme.opens} {_listed(held)}.\n"
-            f"{theme.goes_on} {' '.join(traded)} {theme.ends} {self.asked} {theme.asks}\nOptions:\n" + "\n".join(options)
+            f"{theme.goes_on} {' '.join(traded)} {theme.ends} {self.asked} {theme.asks}\nOptions:\n"
+            + "\n".join(options)
         )
 
     def states(self) -> list[dict[str, str]]:

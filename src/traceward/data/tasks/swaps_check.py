@@ -58,27 +58,21 @@ class _Reader:
     def right(self, index: int, step: str) -> bool:
         """Whether a step says nothing wrong and leaves no swap out."""
         said = _SAID.search(step)
-        if said is not None and not self._ends_right(said):
-            return False
         text = (step[: said.start()] if said else step).strip().rstrip(".")
-        if not text:
-            return said is not None and self.done == len(self.shuffle.swaps)
-        opening, colon, rest = text.partition("At the start: ")
-        header = _HEADER.match(text)
-        if colon and not opening:
-            text = rest
-            if index:
-                return False
-        elif header is not None and header["one"] in self.people and header["two"] in self.people:
-            if not self._next({self.people[header["one"]], self.people[header["two"]]}):
-                return False
-            text = text[header.end() :]
-        elif index or not self._true(text, self.states[0]):
-            if not self._next(None):
-                return False
-        if said is not None and self.done < len(self.shuffle.swaps):
+        if text and not self._told(index, text):
             return False
-        return self._true(text, self.states[self.done])
+        return self._ends_right(said) if said else bool(text)
+
+    def _told(self, index: int, text: str) -> bool:
+        """Whether a step tells the start or the next swap, and nothing but what is true then."""
+        start, header = text.removeprefix("At the start: "), _HEADER.match(text)
+        if start != text:
+            text, in_turn = start, index == 0
+        elif header is not None and header["one"] in self.people and header["two"] in self.people:
+            text, in_turn = text[header.end() :], self._next({self.people[header["one"]], self.people[header["two"]]})
+        else:
+            in_turn = (index == 0 and self._true(text, self.states[0])) or self._next(None)
+        return in_turn and self._true(text, self.states[self.done])
 
     def _next(self, pair: set[str] | None) -> bool:
         if self.done == len(self.shuffle.swaps) or pair not in (None, {*self.shuffle.swaps[self.done]}):
@@ -89,9 +83,8 @@ class _Reader:
     def _true(self, text: str, state: dict[str, str]) -> bool:
         for part in text.split(", "):
             match = _HOLDING.fullmatch(part.strip())
-            if match is None or match["who"] not in self.people:
-                return False
-            if self.things.get(match["what"].casefold()) != state[self.people[match["who"]]]:
+            name = self.people.get(match["who"]) if match else None
+            if match is None or name is None or self.things.get(match["what"].casefold()) != state[name]:
                 return False
         return True
 
@@ -100,7 +93,7 @@ class _Reader:
         named = said["what"] is None or (
             self.people.get(said["who"]) == self.shuffle.asked and self.things.get(said["what"].casefold()) == end
         )
-        return named and said["option"] == self.shuffle.option(end)
+        return named and said["option"] == self.shuffle.option(end) and self.done == len(self.shuffle.swaps)
 
 
 def check(question: str, trace: Trace) -> Verdict:
@@ -110,5 +103,3 @@ def check(question: str, trace: Trace) -> Verdict:
     reader = _Reader(shuffle)
     wrong = next((index for index, step in enumerate(trace.steps) if not reader.right(index, step)), None)
     return verdict(trace, shuffle.option(shuffle.states()[-1][shuffle.asked]), wrong)
-
-

@@ -27,8 +27,8 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """expert, student: draw a new question and a trace of it.   check: the verdict on any trace of a question; it raises
-    DataError for a question of another world.   variant: which one, where a world has several."""
+    """expert, student: draw a new question and a trace of it.   check: the verdict on any trace of a question; it
+    raises DataError for a question of another world.   variant: which one, where a world has several."""
 
     name: str
     expert: Callable[[random.Random], Written]
