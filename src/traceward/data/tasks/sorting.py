@@ -10,6 +10,7 @@ import random
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from traceward.data.tasks.words import draw_words
 from traceward.data.tasks.world import Written
@@ -171,7 +172,7 @@ class Writer:
                 found.pop(self.rng.randrange(len(found)))
         return found
 
-    def _turn(self, row: list[Part] | list[str]) -> None:
+    def _turn(self, row: list[Any]) -> None:
         at = self.rng.randrange(len(row) - 1)
         row[at : at + 2] = row[at : at + 2][::-1]
 

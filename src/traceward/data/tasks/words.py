@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import re
 
-STEMS = tuple(
+STEMS: tuple[str, ...] = tuple(
     re.findall(
         r"\w+",
         """
