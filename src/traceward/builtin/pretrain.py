@@ -37,12 +37,14 @@ if TYPE_CHECKING:
 
 SEED = 20
 BATCH = 16
+LEARNING_RATE = 2e-3
+EPOCHS = 2
 IGNORED = -100  # what cross entropy leaves out
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a base is made.   steps: updates of BATCH traces.   epochs: how often each trace is seen in them."""
+    """How a base is made.   steps: updates of BATCH traces, each seen EPOCHS times."""
 
     tokenizer: Path
     steps: int
@@ -50,13 +52,11 @@ class Plan:
     layers: int = 4
     heads: int = 4
     context: int = 1024
-    learning_rate: float = 2e-3
-    epochs: int = 2
 
     @property
     def traces(self) -> int:
         """How many different traces that takes."""
-        return BATCH * self.steps // self.epochs
+        return BATCH * self.steps // EPOCHS
 
 
 PLANS: Mapping[str, Plan] = {
@@ -169,26 +169,55 @@ def build(
     tokenizer = load_tokenizer(plan.tokenizer)
     model = fresh_model(tokenizer, plan, seed)
     traces = student_traces(problems or plan.traces, tokenizer, tasks, seed)
+    losses = train_base(
+        model,
+        [trace for trace in traces if _length(trace) <= plan.context],
+        scratch,
+        steps=plan.steps,
+        stop=stop,
+        every=every,
+        seed=seed,
+        checkpoints=checkpoints,
+    )
+    model.save_pretrained(directory)
+    return losses
+
+
+def train_base(
+    model: PreTrainedModel,
+    traces: Sequence[EncodedTrace],
+    scratch: Path,
+    *,
+    steps: int,
+    stop: int | None = None,
+    every: int = 1,
+    seed: int = SEED,
+    checkpoints: Checkpoints | None = None,
+) -> list[float]:
+    """Pre-train a causal language model in place on batches of BATCH traces; returns the mean loss of every `every`
+    updates.
+
+    stop: ends the same schedule early.   checkpoints: where it goes on if it was stopped.
+    """
     rows = [
         {
             "input_ids": [*trace.prompt_ids, *trace.completion_ids],
             "labels": [IGNORED] * len(trace.prompt_ids) + list(trace.completion_ids),
         }
         for trace in in_batches(traces, random.Random(f"batches-{seed}"))
-        if _length(trace) <= plan.context
     ]
     trainer = CompletionTrainer(
         model=model,
         train_dataset=rows,
         data_collator=_collate,
-        callbacks=[StopAfter(stop or plan.steps)],
+        callbacks=[StopAfter(stop or steps)],
         args=TrainingArguments(
             output_dir=str(scratch),
-            max_steps=plan.steps,
+            max_steps=steps,
             per_device_train_batch_size=BATCH,
-            learning_rate=plan.learning_rate,
+            learning_rate=LEARNING_RATE,
             lr_scheduler_type="cosine",
-            warmup_steps=plan.steps // 40,
+            warmup_steps=steps // 40,
             weight_decay=0.05,
             adam_beta2=0.98,
             train_sampling_strategy="sequential",
@@ -203,7 +232,7 @@ def build(
     )
     silence(trainer)
     train(trainer, checkpoints)
-    model.eval().save_pretrained(directory)
+    model.eval()
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
