@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from traceward.builtin import STORIES_BASE
-from traceward.builtin.pretrain import fresh_model, student_traces
+from traceward.builtin.pretrain import PLANS, fresh_model, student_traces
 from traceward.builtin.small import small_llama, train_scratch, train_tokenizer
 from traceward.config import ScratchSettings
 from traceward.data.formats import Format
@@ -67,7 +67,7 @@ def test_a_small_llama_is_seeded_and_has_its_size(tokenizer: PreTrainedTokenizer
 
 
 def test_the_base_model_is_small_and_fits_its_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    fresh, shipped = fresh_model(tokenizer), load_causal_lm(STORIES_BASE)
+    fresh, shipped = fresh_model(tokenizer, PLANS["stories"]), load_causal_lm(STORIES_BASE)
     assert 300_000 < sum(p.numel() for p in fresh.parameters()) < 1_000_000
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings", "eos_token_id"):
         assert getattr(shipped.config, name) == getattr(fresh.config, name), name

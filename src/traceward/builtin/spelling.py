@@ -41,7 +41,7 @@ SIGNS = (
 PIECES = (
     "|".join(map(re.escape, SIGNS)) + r"| ?\p{L}+| ?\p{N}{1,2}(?=(?:\p{N}\p{N})*(?!\p{N}))|\n+| ?[^\s\p{L}\p{N}]|\s"
 )
-TRACES = 2000  # of experts and of students of each world, that words are taken from
+TRACES = 500  # of experts and of students of each world, that words are taken from
 
 
 def _texts(world: str) -> Iterator[str]:

@@ -82,8 +82,8 @@ class World:
 def verdict(trace: Trace, truth: str, wrong_step: int | None) -> Verdict:
     """The verdict of a checker that found `wrong_step` to be the first wrong one (None: no step is). Then the answer
     line counts, which is wrong where it is missing or not the true answer."""
-    stated = trace.answer or extract_answer("\n".join(trace.steps))
-    correct = stated == truth
+    given = (trace.answer or "").strip()
+    correct = (given or extract_answer("\n".join(trace.steps))) == truth
     if wrong_step is not None:
         return Verdict(correct, wrong_step)
-    return Verdict(correct, -1 if trace.answer == truth else len(trace.steps))
+    return Verdict(correct, -1 if given == truth else len(trace.steps))
