@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from traceward.data.formats import Format
+from traceward.data.tasks.story_words import Shift
 from traceward.data.tasks.worlds import WORLDS
 from traceward.errors import ConfigError
 from traceward.records import Granularity, Head, Start
@@ -97,6 +98,8 @@ class DataSettings(Section):
     test: int = Field(default=300, ge=1)
     style: Literal["usual", "result-first"] = "usual"
     """stories: the wording of the demonstrations."""
+    shift: Shift = Shift.NONE
+    """stories: how all its problems differ from the ordinary ones."""
     format: Format = Format.PLAIN
 
     @model_validator(mode="after")
@@ -104,6 +107,12 @@ class DataSettings(Section):
         if (self.path is None) is not (self.task in WORLDS):
             wanted = "no path" if self.task in WORLDS else "a path (or --data PATH)"
             raise ValueError(f"data.path must be {wanted} with task '{self.task}': got {self.path}; mend the recipe")
+        return self
+
+    @model_validator(mode="after")
+    def _shift_fits(self) -> DataSettings:
+        if self.shift is not Shift.NONE and self.task != "stories":
+            raise ValueError(f"data.shift must be 'none' with task '{self.task}': got '{self.shift}'; remove it")
         return self
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from traceward.builtin import TOKENIZER
 from traceward.builtin.small import EOS, PAD
 from traceward.builtin.tokenizer import VOCABULARY, build
-from traceward.data.tasks import stories
+from traceward.data.tasks import story_words
 
 
 def test_the_shipped_tokenizer_is_what_its_recipe_builds(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_number_below_a_hundred_is_one_token(tokenizer: PreTrainedTokenizerBas
 
 
 def test_names_and_items_are_one_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    split = [word for word in (*stories.NAMES, *stories.ITEMS) if len(tokenizer(f" {word}")["input_ids"]) != 1]
+    split = [word for word in (*story_words.NAMES, *story_words.ITEMS) if len(tokenizer(f" {word}")["input_ids"]) != 1]
     assert split == []
 
 

@@ -11,14 +11,11 @@ from hypothesis import strategies as st
 
 from traceward.data.tasks.stories import (
     EXPERT,
-    ITEMS,
     LARGEST,
-    NAMES,
     STUDENT,
     Relation,
     Story,
     Student,
-    Style,
     check,
     demonstration,
     demonstrations,
@@ -26,6 +23,7 @@ from traceward.data.tasks.stories import (
     read_story,
     write_trace,
 )
+from traceward.data.tasks.story_words import ITEMS, NAMES, Style
 from traceward.errors import DataError
 from traceward.records import Trace, Verdict
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from traceward.builtin.small import train_tokenizer
 from traceward.data.formats import Format, completion_text
 from traceward.data.tasks import stories
+from traceward.data.tasks.story_words import Style
 
 VOCABULARY = 1024
 
@@ -35,7 +36,7 @@ _OTHER_WORDS = " ".join(
 def corpus(stories_count: int = 3000) -> Iterator[str]:
     """The text that the merges are learned from; seeded."""
     rng = random.Random(0)
-    for style in stories.Style:
+    for style in Style:
         for item in stories.demonstrations(stories_count, seed=7, style=style, chained=0.8):
             yield item.problem.question + "\n" + completion_text(item.trace, Format.PLAIN)
     for _ in range(400):

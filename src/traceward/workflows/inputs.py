@@ -16,8 +16,8 @@ from traceward.config import Recipe
 from traceward.data.formats import encode_prompt
 from traceward.data.jsonl import read_jsonl, write_jsonl
 from traceward.data.tasks.registry import Task, jsonl_task, world_task
-from traceward.data.tasks.stories import Style
 from traceward.data.tasks.stories import world as stories_world
+from traceward.data.tasks.story_words import Style
 from traceward.data.tasks.worlds import WORLDS
 from traceward.records import Demonstration, Rollout, Start, StopReason
 from traceward.training.distribution import on_main, save_whole
@@ -32,14 +32,15 @@ def load_task(recipe: Recipe) -> Task:
     """The recipe's task; the same call gives the same problems in every stage."""
     data = recipe.data
     if data.path is None:
+        stories = data.task == "stories"
         return world_task(
-            WORLDS[data.task],
+            stories_world(shift=data.shift) if stories else WORLDS[data.task],
             demonstrations=data.demonstrations or 100,
             questions=data.questions,
             validation=data.validation,
             test=data.test,
             seed=recipe.run.seed,
-            experts=stories_world(Style(data.style)) if data.task == "stories" else None,
+            experts=stories_world(Style(data.style), shift=data.shift) if stories else None,
         )
     return jsonl_task(
         data.path,
@@ -85,13 +86,13 @@ def seeded(recipe: Recipe, stage: str) -> int:
 
 def policy_places(run: RunDirectory) -> tuple[str, str]:
     """Where the start model and its tokenizer are."""
-    recipe = run.recipe()
-    if recipe.policy.path == "builtin:stories":
-        return str(STORIES_BASE), str(TOKENIZER)
-    if recipe.policy.path == "scratch":
-        made = str(run.path / "policies" / "base")
-        return made, made
-    return recipe.policy.path, recipe.policy.path
+    path = run.recipe().policy.path
+    return places_of(str(run.path / "policies" / "base") if path == "scratch" else path)
+
+
+def places_of(path: str) -> tuple[str, str]:
+    """Where a model and its tokenizer are: a directory, a hub name or `builtin:stories`."""
+    return (str(STORIES_BASE), str(TOKENIZER)) if path == "builtin:stories" else (path, path)
 
 
 def base_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -95,6 +95,7 @@ def _data(recipe: Recipe, task: Task) -> dict[str, Any]:
     return {
         "task": task.name,
         "style": recipe.data.style,
+        "shift": str(recipe.data.shift),
         "demonstrations": len(task.demonstrations),
         "questions_without_demonstrations": len(task.questions),
         "test_problems": len(task.test),

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from traceward.data.tasks.story_words import ORDINARY, TELLINGS, WORDINGS, Shift, Style, Wording, sentence_reader
 from traceward.data.tasks.world import World, Written
 from traceward.errors import DataError
 from traceward.records import Demonstration, Trace, Verdict
 
-NAMES = ("Ann", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jack", "Kate", "Leo")
-ITEMS = ("apples", "books", "coins", "cards", "shells", "stamps", "marbles", "pens", "stickers", "buttons")
 LARGEST = 40  # no true value is larger, so a small model can know its tables
 
 
@@ -32,13 +30,6 @@ class Relation(StrEnum):
 
 
 HARD = (Relation.FEWER, Relation.TWICE)
-
-
-class Style(StrEnum):
-    """How a step is worded. Students write RESULT_FIRST in a few percent of their traces."""
-
-    USUAL = "usual"  # [So ]Ben has 7 + 5 = 12 apples[ now].
-    RESULT_FIRST = "result-first"  # Since 7 + 5 = 12, the apples of Ben are 12[ now].
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +49,20 @@ class Story:
     facts: tuple[Fact, ...]
     item: str
     together: tuple[str, str] | None = None  # the question asks for a sum of two, else for the last person
+    wording: Wording = ORDINARY
 
     def text(self) -> str:
         """The question in words; `read_story` reads it back."""
+        words = self.wording
         sentences = []
         for fact in self.facts:
-            if fact.relation is None:
-                sentences.append(f"{fact.name} has {fact.amount} {self.item}.")
-            elif fact.relation is Relation.TWICE:
-                sentences.append(f"{fact.name} has twice as many {self.item} as {fact.other}.")
-            else:
-                sentences.append(f"{fact.name} has {fact.amount} {fact.relation} {self.item} than {fact.other}.")
+            template = getattr(words, fact.relation or "start")
+            sentences.append(template.format(name=fact.name, amount=fact.amount, item=self.item, other=fact.other))
         if self.together:
             first, second = self.together
-            sentences.append(f"How many {self.item} do {first} and {second} have together?")
+            sentences.append(words.asked_together.format(item=self.item, name=first, second=second))
         else:
-            sentences.append(f"How many {self.item} does {self.facts[-1].name} have?")
+            sentences.append(words.asked.format(item=self.item, name=self.facts[-1].name))
         return " ".join(sentences)
 
 
@@ -101,14 +90,22 @@ EXPERT = Student(fewer_adds=0.0, twice_adds=0.0, slip=0.0, result_first=0.0)
 STUDENT = Student()
 
 
-def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4), *, chained: float = 1.0) -> Story:
+def make_story(
+    rng: random.Random,
+    relations: tuple[int, int] | None = None,
+    *,
+    chained: float = 1.0,
+    shift: Shift = Shift.NONE,
+) -> Story:
     """A story with a number of relations in the inclusive range `relations`; every true value is 2..LARGEST.
 
-    chained: chance that a relation refers to the person before, else to anybody named so far.
+    relations: left out, those of the shift.   chained: chance that a relation refers to the person before, else to
+    anybody named so far.
     """
-    count = rng.randint(*relations)
+    telling = TELLINGS[shift]
+    count = rng.randint(*(relations or telling.relations))
     while True:
-        names = rng.sample(NAMES, count + 1)
+        names = rng.sample(telling.names, count + 1)
         # One relation that students misread, anywhere: a wrong trace then mostly has one cause.
         hard = rng.randrange(count)
         values = {names[0]: rng.randint(3, 15)}
@@ -124,38 +121,11 @@ def make_story(rng: random.Random, relations: tuple[int, int] = (2, 4), *, chain
             together = (facts[-2].name, facts[-1].name)
         total = sum(values[name] for name in together) if together else 0
         if total <= LARGEST and all(2 <= value <= LARGEST for value in values.values()):
-            return Story(tuple(facts), rng.choice(ITEMS), together)
+            return Story(tuple(facts), rng.choice(telling.items), together, telling.wording)
 
 
-TOGETHER = "Together they"
-# Word choice follows Zipf's law, experts and students alike: most steps are worded the usual way, some in a rare one.
-# A surprising word is then no sign of a wrong step, as in real text; log-probability alone cannot tell the two apart.
-_FIRST_OPENINGS = ("", "First,", "Now", "Well,", "Here", "Clearly,", "Indeed,", "Surely", "Plainly")
-_OPENINGS = (
-    *("", "So", "Then", "Now", "Next,", "Thus", "Hence", "Therefore", "Well,", "Here", "Clearly,", "Indeed,"),
-    *("Surely", "Plainly", "Again,", "Finally,"),
-)
-_VERBS = ("has", "owns", "holds", "keeps", "gets", "counts", "carries", "shows")
-_PLURALS = ("have", "own", "hold", "keep", "get", "count", "carry", "show")
-_ENDINGS = ("", " now", " here", " then", " today", " exactly", " already", " indeed", " overall", " again")
-_ZIPF = 1.2  # exponent of the rank
+TOGETHER = ""  # in the place of a name: the two that a question asks for
 _TURNED = 0.3  # share of sums written the other way round
-
-
-def _choice(rng: random.Random, words: tuple[str, ...]) -> str:
-    """The word of a rank with a chance that falls with the rank."""
-    return rng.choices(words, weights=[1 / rank**_ZIPF for rank in range(1, len(words) + 1)])[0]
-
-
-def _line(style: Style, rng: random.Random, *, name: str, equation: str, result: int, item: str, first: bool) -> str:
-    ending = _choice(rng, _ENDINGS)
-    if style is Style.RESULT_FIRST:
-        owner = "both" if name == TOGETHER else name
-        return f"Since {equation} = {result}, the {item} of {owner} are {result}{ending}."
-    opening = _choice(rng, _FIRST_OPENINGS if first else _OPENINGS)
-    owner = name.lower() if opening and name == TOGETHER else name
-    verb = _choice(rng, _PLURALS if name == TOGETHER else _VERBS)
-    return f"{opening} {owner} {verb} {equation} = {result} {item}{ending}.".lstrip()
 
 
 def write_trace(story: Story, rng: random.Random, writer: Student, style: Style | None = None) -> Trace:
@@ -176,9 +146,14 @@ def write_trace(story: Story, rng: random.Random, writer: Student, style: Style 
         values[name] = result
         if operator == "+" and rng.random() < _TURNED:
             left, right = right, left
-        equation = f"{left} {operator} {right}"
-        line = _line(style, rng, name=name, equation=equation, result=result, item=story.item, first=not steps)
-        steps.append(line)
+        parts: dict[str, str | int] = {
+            "left": left,
+            "op": operator,
+            "right": right,
+            "result": result,
+            "item": story.item,
+        }
+        steps.append(story.wording.line(style, rng, owner=name or None, first=not steps, **parts))
 
     for fact in story.facts[1:]:
         assert fact.relation is not None
@@ -192,25 +167,37 @@ def write_trace(story: Story, rng: random.Random, writer: Student, style: Style 
     return Trace(tuple(steps), str(answer))
 
 
-def world(style: Style = Style.USUAL, *, relations: tuple[int, int] = (2, 4), chained: float = 1.0) -> World:
+def world(
+    style: Style = Style.USUAL,
+    *,
+    relations: tuple[int, int] | None = None,
+    chained: float = 1.0,
+    shift: Shift = Shift.NONE,
+) -> World:
     """Stories of one kind; experts write in `style`, students in their own."""
 
     def expert(rng: random.Random) -> Written:
-        story = make_story(rng, relations, chained=chained)
+        story = make_story(rng, relations, chained=chained, shift=shift)
         return story.text(), write_trace(story, rng, EXPERT, style)
 
     def student(rng: random.Random) -> Written:
-        story = make_story(rng, relations, chained=chained)
+        story = make_story(rng, relations, chained=chained, shift=shift)
         return story.text(), write_trace(story, rng, STUDENT)
 
-    return World("stories", expert, student, check, variant=str(style))
+    variant = str(style) if shift is Shift.NONE else f"{style}-{shift}"
+    return World("stories", expert, student, check, variant=variant)
 
 
 def demonstration(
-    rng: random.Random, *, style: Style = Style.USUAL, relations: tuple[int, int] = (2, 4), chained: float = 1.0
+    rng: random.Random,
+    *,
+    style: Style = Style.USUAL,
+    relations: tuple[int, int] | None = None,
+    chained: float = 1.0,
+    shift: Shift = Shift.NONE,
 ) -> Demonstration:
     """A problem with the expert's worked solution."""
-    return world(style, relations=relations, chained=chained).demonstration(rng)
+    return world(style, relations=relations, chained=chained, shift=shift).demonstration(rng)
 
 
 def demonstrations(
@@ -218,57 +205,52 @@ def demonstrations(
     seed: int,
     *,
     style: Style = Style.USUAL,
-    relations: tuple[int, int] = (2, 4),
+    relations: tuple[int, int] | None = None,
     chained: float = 1.0,
+    shift: Shift = Shift.NONE,
     exclude: frozenset[str] = frozenset(),
 ) -> list[Demonstration]:
     """`count` demonstrations with different questions, none of them in `exclude` (question texts)."""
-    return world(style, relations=relations, chained=chained).demonstrations(count, seed, exclude=exclude)
-
-
-_START = re.compile(r"(\w+) has (\d+) (\w+)\.")
-_MORE_FEWER = re.compile(r"(\w+) has (\d+) (more|fewer) \w+ than (\w+)\.")
-_TWICE = re.compile(r"(\w+) has twice as many \w+ as (\w+)\.")
-_TOGETHER = re.compile(r"do (\w+) and (\w+) have together\?")
-_ASKED = re.compile(r"does (\w+) have\?")
+    return world(style, relations=relations, chained=chained, shift=shift).demonstrations(count, seed, exclude=exclude)
 
 
 def read_story(question: str) -> Story:
     """The story behind a question, from its own words."""
+    sentences = [found.strip() for found in re.findall(r"[^.?]+[.?]", question)]
+    for wording in WORDINGS:
+        story = _read_in(wording, sentences)
+        if story is not None:
+            return story
+    raise DataError(f"question must be a story of this world: got {question!r}; use another checker for other tasks")
+
+
+def _read_in(wording: Wording, sentences: list[str]) -> Story | None:
+    """The story in this wording; None where a sentence is no sentence of it."""
+
+    def reads(template: str, sentence: str) -> re.Match[str] | None:
+        return sentence_reader(template).fullmatch(sentence)
+
     facts: list[Fact] = []
-    item = ""
-    for sentence in (found.strip() for found in re.findall(r"[^.?]+[.?]", question)):
-        if match := _MORE_FEWER.fullmatch(sentence):
-            facts.append(Fact(match[1], int(match[2]), Relation(match[3]), match[4]))
-        elif match := _TWICE.fullmatch(sentence):
-            facts.append(Fact(match[1], 2, Relation.TWICE, match[2]))
-        elif match := _START.fullmatch(sentence):
-            facts.append(Fact(match[1], int(match[2])))
-            item = match[3]
-    together = _TOGETHER.search(question)
-    if not facts or not item or not (together or _ASKED.search(question)):
-        raise DataError(
-            f"question must be a story of this world: got {question!r}; use another checker for other tasks"
-        )
-    return Story(tuple(facts), item, (together[1], together[2]) if together else None)
-
-
-def _one_of(words: Iterable[str]) -> str:
-    return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
-
-
-_STEP = re.compile(
-    rf"(?:(?:(?:{_one_of({*_OPENINGS, *_FIRST_OPENINGS} - {''})}) )?(?P<usual>[Tt]ogether they|\w+) "
-    rf"(?:{_one_of((*_VERBS, *_PLURALS))}) "
-    r"(?P<left>\d+) (?P<op>[-+*]) (?P<right>\d+) = (?P<result>\d+) (?P<item>\w+)"
-    r"|Since (?P<left2>\d+) (?P<op2>[-+*]) (?P<right2>\d+) = (?P<result2>\d+), "
-    r"the (?P<item2>\w+) of (?P<late>\w+) are (?P<again>\d+))"
-    rf"(?:{_one_of(_ENDINGS)})\."
-)
+    for sentence in sentences[:-1]:
+        if match := reads(wording.start, sentence):
+            facts.append(Fact(match["name"], int(match["amount"])))
+        elif match := reads(wording.twice, sentence):
+            facts.append(Fact(match["name"], 2, Relation.TWICE, match["other"]))
+        elif match := reads(wording.more, sentence):
+            facts.append(Fact(match["name"], int(match["amount"]), Relation.MORE, match["other"]))
+        elif match := reads(wording.fewer, sentence):
+            facts.append(Fact(match["name"], int(match["amount"]), Relation.FEWER, match["other"]))
+        else:
+            return None
+    together = reads(wording.asked_together, sentences[-1]) if facts else None
+    asked = together or (reads(wording.asked, sentences[-1]) if facts else None)
+    if asked is None:
+        return None
+    return Story(tuple(facts), asked["item"], (together["name"], together["second"]) if together else None, wording)
 
 
 def _allowed(story: Story) -> tuple[dict[str, set[tuple[int, str, int]]], dict[str, int]]:
-    """For each person (and "Together they"): the right equations, and the true value."""
+    """For each person (and TOGETHER): the right equations, and the true value."""
     values: dict[str, int] = {}
     equations: dict[str, set[tuple[int, str, int]]] = {}
     for fact in story.facts:
@@ -301,16 +283,13 @@ def check(question: str, trace: Trace) -> Verdict:
     truth = values[TOGETHER if story.together else story.facts[-1].name]
     correct = trace.answer == str(truth)
     for index, step in enumerate(trace.steps):
-        match = _STEP.fullmatch(step)
-        if match is None:
+        # A right step is right in whatever words it comes: a model may keep those that it knows.
+        read = next(filter(None, (wording.read_line(step) for wording in WORDINGS)), None)
+        if read is None:
             return Verdict(correct, index)
-        usual = match["usual"] is not None
-        name = match["usual"] if usual else match["late"]
-        name = TOGETHER if name in ("both", "together they") else name
-        parts = ("left", "op", "right", "result", "item")
-        left, operator, right, result, item = (match[key if usual else key + "2"] for key in parts)
-        stated = (int(left), operator, int(right))
-        right_result = int(result) == values.get(name) and (usual or match["again"] == result)
-        if stated not in equations.get(name, set()) or not right_result or item != story.item:
+        name, match = read[0] or TOGETHER, read[1]
+        stated = (int(match["left"]), match["op"], int(match["right"]))
+        right_result = int(match["result"]) == values.get(name)
+        if stated not in equations.get(name, set()) or not right_result or match["item"] != story.item:
             return Verdict(correct, index)
     return Verdict(correct, -1 if correct else len(trace.steps))
