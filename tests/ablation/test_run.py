@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from traceward import cli
-from traceward.ablation import run as ablation
+from traceward.ablation import work as ablation
 from traceward.ablation.run import run_grid
 from traceward.ablation.sharing import MADE_WITH
 from traceward.data.jsonl import fingerprint_file
@@ -97,7 +97,7 @@ def test_the_same_command_again_runs_nothing_and_a_wider_grid_only_what_is_new(
     other.write_text(json.dumps({"version": "0.0.1", "commit": "another"}), encoding="utf-8")
     run_grid(wider, out=moved)
     (said,) = caplog.messages
-    assert "must be of one version of the code to compare: got finished stages by another in" in said
+    assert "must be of one version of the code to compare: got finished ones by another in" in said
     assert "another" in table(moved)["commits"]
     after = stamps(moved)
     assert {name: after[name] for name in before} == before

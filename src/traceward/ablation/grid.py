@@ -167,7 +167,7 @@ def _axes(block: Tree, where: str) -> dict[str, dict[str, Tree]]:
     for key, value in block.items():
         section = key.partition(".")[0]
         if section in Recipe.model_fields:
-            for setting, values in _leaves({key: value}):
+            for setting, values in leaves({key: value}):
                 if not isinstance(values, list) or not values:
                     raise ConfigError(f"{where}: grid.{setting} must be a list of values: got {values!r}; put it in []")
                 found[setting] = {label(v): _nested(setting, v) for v in values}
@@ -180,7 +180,7 @@ def _axes(block: Tree, where: str) -> dict[str, dict[str, Tree]]:
             )
     for points in found.values():
         for point in points.values():
-            for setting, _ in _leaves(point):
+            for setting, _ in leaves(point):
                 if not _is_setting(setting):
                     raise ConfigError(f"{where}: grid must change known settings: got {setting}; check its spelling")
     return found
@@ -195,7 +195,7 @@ def _combinations(axes: Mapping[str, Mapping[str, Tree]]) -> Iterator[tuple[Labe
 
 
 def _rule(entry: Tree, axes: Mapping[str, Sequence[str]], where: str) -> dict[str, set[str]]:
-    rule = {axis: {label(v) for v in (value if isinstance(value, list) else [value])} for axis, value in _leaves(entry)}
+    rule = {axis: {label(v) for v in (value if isinstance(value, list) else [value])} for axis, value in leaves(entry)}
     for axis, wanted in rule.items():
         if unknown := wanted - set(axes.get(axis, ())):
             raise ConfigError(
@@ -241,11 +241,11 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
     return found
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of everything that is no table."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -259,7 +259,7 @@ def _nested(setting: str, value: object) -> Tree:
 def _expanded(point: Tree) -> Tree:
     """A point whose quoted dotted keys are sections too."""
     found: Tree = {}
-    for setting, value in _leaves(point):
+    for setting, value in leaves(point):
         found = merged(found, _nested(setting, value))
     return found
 

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,17 @@ UNREAD = ("run.name", "run.arms", "run.variants", "sft", "reward", *(f"run.{name
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stage of some cells. inputs: the names of all parts before it."""
+    """A stage of some cells. inputs: the names of all parts before it, whose files are among its own.
+
+    beside: names in its directory, of parts that stay run directories of their own there.
+    """
 
     name: str
     stage: str
     recipe: Recipe
     waits: tuple[str, ...]
     inputs: tuple[str, ...]
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     def found(self, room: Path) -> dict[str, Any] | None:
         """What it wrote below `room` when it finished, or None."""
@@ -81,11 +85,22 @@ def parts_of(recipe: Recipe, data: Mapping[str, Any] | None = None) -> dict[str,
     found: dict[str, Part] = {}
     for stage, waits in _ordered(plan(recipe)).items():
         before = tuple(found[wait].name for wait in waits)
-        asked = json.dumps([stage, settings_read(stage, recipe), data, sorted(before)], sort_keys=True)
-        key = hashlib.sha256(asked.encode()).hexdigest()[:16]
+        name = _named(stage, settings_read(stage, recipe), data, sorted(before))
         inputs = dict.fromkeys(name for wait in waits for name in (*found[wait].inputs, found[wait].name))
-        found[stage] = Part(f"{part_name(stage)}-{key}", stage, recipe, before, tuple(inputs))
+        found[stage] = Part(name, stage, recipe, before, tuple(inputs))
     return found
+
+
+def part_beside(stage: str, recipe: Recipe, parts: Mapping[str, Part]) -> Part:
+    """A stage that reads nothing but other run directories, each of them under a name in its own."""
+    beside = {name: part.name for name, part in parts.items()}
+    return Part(_named(stage, beside), stage, recipe, tuple(beside.values()), (), beside)
+
+
+def _named(stage: str, *asked: Any) -> str:
+    """The name of the work that reads this."""
+    text = json.dumps([stage, *asked], sort_keys=True)
+    return f"{part_name(stage)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _ordered(stages: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -117,6 +132,9 @@ def prepare(room: Path, part: Part) -> Path:
     """Make a part's run directory below `room`, its inputs linked; returns it."""
     directory = room / part.name
     link(directory, [room / name for name in part.inputs])
+    for name, other in part.beside.items():
+        if not (directory / name).is_symlink():
+            (directory / name).symlink_to(os.path.relpath(room / other, directory))
     write_json(directory / "config.json", part.recipe.model_dump(mode="json"))
     write_json(directory / MADE_WITH, {"version": installed_version("traceward"), "commit": source_commit()})
     RunDirectory(directory).tidy()

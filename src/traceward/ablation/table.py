@@ -68,11 +68,19 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "judge": row.judge,
         "seeds": list(row.cells),
         "cells": list(row.cells.values()),
-        "values": {
-            name: {**_interval(value), "by_seed": [_ratio(run) for run in row.runs[name].values()]}
-            for name, value in row.values.items()
-        },
+        "values": {name: _as_json(value, row.runs[name]) for name, value in row.values.items()},
     }
+
+
+def estimate_of(runs: Mapping[int, Run], *, minus: Mapping[int, Run] | None = None) -> dict[str, Any]:
+    """The mean over seeds, or of the paired difference, with its interval and what it is for each seed."""
+    others = None if minus is None else [minus[seed] for seed in runs]
+    return _as_json(over_seeds(list(runs.values()), minus=others, seed=0), runs, minus)
+
+
+def _as_json(value: Estimate, runs: Mapping[int, Run], minus: Mapping[int, Run] | None = None) -> dict[str, Any]:
+    by_seed = [_ratio(run) - (0.0 if minus is None else _ratio(minus[seed])) for seed, run in runs.items()]
+    return {**_interval(value), "by_seed": by_seed}
 
 
 def _interval(value: Estimate) -> dict[str, float]:
