@@ -15,13 +15,15 @@ from traceward.data.formats import Format
 from traceward.data.tasks.worlds import WORLDS
 from traceward.errors import ConfigError
 from traceward.records import Credit, Granularity, Head, LabelSource, Start, UnitSpec
+from traceward.transfer.matrix import is_matrix
 from traceward.workflows.inputs import load_task
 
 SHIPPED = [
     *(Path(__file__).parents[1] / "recipes").glob("*.toml"),
     *(Path(traceward.__file__).parent / "assets").glob("*.toml"),
 ]
-RECIPES = sorted(path for path in SHIPPED if not is_grid(path))  # grids: tests/ablation/test_grid.py
+# grids: tests/ablation/test_grid.py; matrices: tests/transfer/test_matrix.py
+RECIPES = sorted(path for path in SHIPPED if not is_grid(path) and not is_matrix(path))
 
 
 @pytest.fixture

@@ -41,6 +41,18 @@ def load_policy(model: str | Path, tokenizer: str | Path) -> tuple[PreTrainedMod
     return policy, words
 
 
+def load_context(name: str | Path) -> int | None:
+    """The longest text of a model in tokens, from its configuration alone; None where that names none."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(_cannot_open("model", name, error)) from error
+    found: int | None = getattr(config, "max_position_embeddings", None)
+    return found
+
+
 def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A causal language model in evaluation mode, float32 or of `dtype`, on the accelerator where there is one."""
     from transformers import AutoModelForCausalLM

@@ -225,7 +225,7 @@ def grid_tables(path: Path) -> list[Table]:
         column.no_wrap, column.justify = False, "left"
     for row in found["rows"]:
         labels = [row["labels"].get(axis, "–") for axis in axes]
-        main.add_row(*labels, str(len(row["seeds"])), *(_share(row["values"].get(m)) for m in found["measures"]))
+        main.add_row(*labels, str(len(row["seeds"])), *(share(row["values"].get(m)) for m in found["measures"]))
     tables = [main]
     if found["differences"]:
         pairs = new_table(
@@ -237,7 +237,7 @@ def grid_tables(path: Path) -> list[Table]:
             ours, theirs = pair["a"], pair["b"]
             where = [ours[axis] for axis in ours if ours[axis] == theirs.get(axis)]
             names = [" ".join(side[axis] for axis in side if side[axis] not in where) for side in (ours, theirs)]
-            numbers = (_share(pair["values"].get(m), sign="+") for m in found["measures"])
+            numbers = (share(pair["values"].get(m), sign="+") for m in found["measures"])
             pairs.add_row(" - ".join(names), " ".join(where), *numbers)
         tables.append(pairs)
     if found["removed"]:
@@ -249,7 +249,8 @@ def grid_tables(path: Path) -> list[Table]:
     return tables
 
 
-def _share(value: Mapping[str, float] | None, sign: str = "") -> str:
+def share(value: Mapping[str, float] | None, sign: str = "") -> str:
+    """62.5 [58, 67], in percent or points; a dash where there is none."""
     if value is None:
         return "–"
     return f"{100 * value['value']:{sign}.1f} [{100 * value['low']:{sign}.0f}, {100 * value['high']:{sign}.0f}]"

@@ -14,7 +14,7 @@ import typer
 from traceward.cli.frame import app, page_of, say
 from traceward.cli.learn import demo, fit, train
 from traceward.cli.locate import calibrate, localise
-from traceward.cli.measure import evaluate, report
+from traceward.cli.measure import evaluate, report, transfer
 from traceward.cli.use import rerank, score, search
 from traceward.environment import quieten
 from traceward.errors import PausedError, TracewardError
@@ -24,7 +24,19 @@ INTERRUPTED, MISUSED, PAUSED = 130, 2, 3
 # Typer brings its own click or an installed one: this is the UsageError of either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-for verb in (demo, train, fit, score, rerank, search, localise, calibrate, evaluate, report):  # in the order of --help
+for verb in (
+    demo,
+    train,
+    fit,
+    score,
+    rerank,
+    search,
+    localise,
+    calibrate,
+    evaluate,
+    transfer,
+    report,
+):  # in the order of --help
     app.command()(verb)
 
 

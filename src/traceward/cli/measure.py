@@ -1,4 +1,4 @@
-"""Verbs that measure: evaluate, report."""
+"""Verbs that measure: evaluate, transfer, report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from traceward.cli.frame import Policy, Results, Seed, page_of, ready, say, work
 from traceward.data.formats import Format
+from traceward.environment import threads
 
 
 def evaluate(
@@ -44,6 +45,23 @@ def evaluate(
     tables.finish(
         found.rows if out else None, out, [tables.evaluate_table(found)], results=results, found=found.as_json()
     )
+
+
+def transfer(
+    matrix: Annotated[Path, typer.Argument(help="Matrix of places, .toml.", show_default=False)],
+    *,
+    out: Annotated[Path | None, typer.Option(help="Directory of the matrix; an unfinished one goes on.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed, in place of the matrix's.", min=0)] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+) -> None:
+    """Learn rewards at some places and use them at others. Shows where they rerank and find the first wrong step."""
+    threads()
+    from traceward import tables, transfer_tables
+    from traceward.transfer.run import TABLE, run_matrix
+
+    found = run_matrix(matrix, out=out, seed=seed, overrides=overrides or [])
+    tables.show(transfer_tables.transfer_tables(found / TABLE))
+    say(matrix=found, report=page_of([found]), results=found / TABLE)
 
 
 def report(

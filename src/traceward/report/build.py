@@ -1,4 +1,4 @@
-"""One HTML page, and the numbers on it as JSON, from the files of one or more run directories, or of a grid.
+"""One HTML page, and the numbers on it as JSON, of one or more run directories, of a grid, or of a matrix.
 
 Reads `results.json`, `metrics.jsonl`, `examples.jsonl`, `manifest.json` and `config.json`. What is absent or null is
 "not measured" on the page; what is there and wrong is a RunError. Shares are fractions between 0 and 1.
@@ -36,9 +36,14 @@ from traceward.report.tables import (
 )
 from traceward.report.times import StepTimes, step_times
 from traceward.report.traces import trace_cards
+from traceward.report.transfer import build_transfer_report, is_transfer_directory
 
 SCHEMA = 1
 TRACES_SHOWN = 10
+_ALONE = (
+    ("grid", is_grid_directory, build_grid_report),
+    ("matrix", is_transfer_directory, build_transfer_report),
+)
 CLAIMS = (("rerank", "reward"), ("localise", "reward"), ("policy", "adversarial"))  # table, our row
 
 
@@ -67,10 +72,12 @@ def build_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     """
     if not run_dirs:
         raise RunError("report must have a run: got none; name at least one run directory")
-    if any(is_grid_directory(directory) for directory in run_dirs):
-        if len(run_dirs) > 1:
-            refuse("report", "be of runs or of one grid", [str(path) for path in run_dirs], "report each grid alone")
-        return build_grid_report(Path(run_dirs[0]), out)
+    for kind, is_one, build in _ALONE:
+        if any(is_one(directory) for directory in run_dirs):
+            if len(run_dirs) > 1:
+                shown = [str(path) for path in run_dirs]
+                refuse("report", f"be of runs or of one {kind}", shown, f"report each {kind} alone")
+            return build(Path(run_dirs[0]), out)
     runs = [_read_run(Path(directory)) for directory in dict.fromkeys(run_dirs)]
     page = place_of(out, Path(run_dirs[0]))
     text = template("page.html.j2").render(runs=runs, palette=PALETTE, comparison=_comparison(runs))

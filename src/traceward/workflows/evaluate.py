@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traceward.data.demonstrations import find_file, read_questions
-from traceward.data.formats import (
-    EncodedTrace,
-    Format,
-    encode_completion,
-    encode_prompt,
-    parse_completion,
-    stated_answer,
-)
-from traceward.data.formats import completion_text as text_of
+from traceward.data.formats import Format, encode_prompt, stated_answer
 from traceward.data.grading import Grade, canonical_answer, grade
 from traceward.data.jsonl import Faults, read_jsonl
 from traceward.errors import ConfigError
@@ -25,6 +17,7 @@ from traceward.evaluation.statistics import Estimate, bootstrap_mean
 from traceward.records import Problem, Rollout, StopReason
 from traceward.rewards.model import RewardModel
 from traceward.sampling import sample
+from traceward.workflows.boundary import Reader, crossed
 from traceward.workflows.score import Progress, context_of, open_policy, silent
 
 if TYPE_CHECKING:
@@ -180,18 +173,9 @@ def _scores(
     groups: Sequence[Sequence[Rollout]],
     style: Format,
 ) -> list[list[float]]:
-    """Exported rewards: of the ids as sampled where reward and policy share prompts and tokens, else of the text."""
-    same = reward.style is style and reward.tokenizer.get_vocab() == tokenizer.get_vocab()
-    traces = []
-    for problem, group in zip(problems, groups, strict=True):
-        for rollout in group:
-            if same:
-                traces.append(EncodedTrace(rollout.prompt_ids, rollout.completion_ids, problem.id))
-                continue
-            text = text_of(parse_completion(rollout.text, style), reward.style)
-            finished = rollout.stop is StopReason.END
-            completion = encode_completion(text, reward.tokenizer, finished=finished)
-            traces.append(EncodedTrace(encode_prompt(problem, reward.style, reward.tokenizer), completion, problem.id))
+    """Exported rewards: of the ids as sampled where reward and policy read them alike, else of the text."""
+    sampled = [(problem, rollout) for problem, group in zip(problems, groups, strict=True) for rollout in group]
+    traces, _ = crossed(sampled, Reader(tokenizer, style), Reader(reward.tokenizer, reward.style))
     found = iter(reward.score_encoded(traces))
     return [[next(found).exported for _ in group] for group in groups]
 

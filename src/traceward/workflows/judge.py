@@ -16,6 +16,7 @@ from traceward.data.segmentation import split_steps
 from traceward.data.tasks.registry import Task
 from traceward.data.traces import trace_key
 from traceward.evaluation.localise import (
+    CHANCE,
     LabelledTrace,
     increments,
     localise_table,
@@ -126,12 +127,14 @@ def groups_of(samples: Sequence[Sampled], scores: Scores, n: int) -> list[Rerank
 def wrong_traces(samples: Sequence[Sampled], scores: Scores) -> list[LabelledTrace]:
     """The traces whose first wrong unit is known, with each scorer's suspicion of every unit.
 
-    A trace whose steps are right and whose answer line is missing has no wrong unit to point at; it is left out.
+    A trace whose steps are right and whose answer line is missing has no wrong unit to point at; it is left out. So is
+    one that two tokenizers cut into different units, by a token over two steps.
     """
     found = []
     for at, sample in enumerate(samples):
-        first, units = sample.verdict.first_error, len(scores["reward"][1][at].unit_logits)
-        if first is not None and 0 <= first < units:
+        first = sample.verdict.first_error
+        units = {len(values[at].unit_logits) for _, values in scores.values()}
+        if first is not None and len(units) == 1 and 0 <= first < max(units):
             doubts: dict[str, tuple[float, ...]] = {}
             for name, (head, values) in scores.items():
                 doubts |= suspicions(name, head, values[at])
@@ -174,10 +177,11 @@ def judge_samples(
 def _hits_by_problem(
     groups: Sequence[RerankGroup], wrong: Sequence[LabelledTrace], hits: Mapping[str, Sequence[float]]
 ) -> dict[str, list[float]]:
-    """For each test problem how many wrong traces it has, `wrong_traces`, and how many of them each method hits."""
+    """For each test problem how many wrong traces it has, `wrong_traces`, and how many of them each method and blind
+    chance hit."""
     place = {group.problem_id: at for at, group in enumerate(groups)}
     owner = [place[trace.problem_id] for trace in wrong]
-    columns = {"wrong_traces": [1.0] * len(wrong), **hits}
+    columns = {"wrong_traces": [1.0] * len(wrong), CHANCE: [1 / trace.units for trace in wrong], **hits}
     return {
         name: np.bincount(owner, weights=values, minlength=len(groups)).tolist() for name, values in columns.items()
     }

@@ -130,6 +130,12 @@ def work_together(
         progress.finish(name)
 
 
+def in_worker(function: Callable[..., None], *arguments: object) -> None:
+    """Call a function in a process of its own: what needs torch stays out of this one."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(function, *arguments).result()
+
+
 def _settle(future: Future[None], name: str, done: set[str], failed: Callable[[str, Exception], None] | None) -> None:
     """Take a finished job's outcome; an error is told or raised."""
     try:

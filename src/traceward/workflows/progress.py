@@ -22,6 +22,7 @@ TITLES = {
     "samples": "sampling the test problems",
     "judge": "judging the reward",
     "pairs": "matched pairs",
+    "transfer": "using the reward elsewhere",
     "majority_consensus": "policy: majority consensus",
     "sft_logprob_consensus": "policy: SFT log-prob consensus",
     "reward_frozen": "policy: frozen reward",

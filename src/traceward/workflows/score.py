@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traceward.builtin import STORIES_BASE, TOKENIZER
 from traceward.data.formats import EncodedTrace, Format, completion_text, encode_completion, encode_prompt
 from traceward.data.jsonl import Faults
 from traceward.data.segmentation import split_steps
@@ -24,6 +23,7 @@ from traceward.records import Head, ScoredTrace, StopReason, Trace
 from traceward.rewards.model import STEPS, RewardModel
 from traceward.rewards.rivals import LogProbScorer, sft_log_ratio
 from traceward.workflows import TooLong
+from traceward.workflows.inputs import places_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,9 +55,7 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 def open_policy(place: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer from a directory, a hub name or `builtin:stories`."""
-    if place == "builtin:stories":
-        return load_policy(STORIES_BASE, TOKENIZER)
-    return load_policy(place, place)
+    return load_policy(*places_of(place))
 
 
 def open_scorers(reward: Path, *, base: str | None = None, sft: str | None = None) -> dict[str, Scorer]:
@@ -76,6 +74,11 @@ def context_of(model: PreTrainedModel) -> int | None:
     """Longest prompt + completion in tokens; None where the model names none."""
     found: int | None = getattr(model.config, "max_position_embeddings", None)
     return found
+
+
+def context_of_scorer(scorer: Scorer) -> int | None:
+    """The same of the model that a scorer reads with."""
+    return context_of(scorer.backbone if isinstance(scorer, RewardModel) else scorer.model)
 
 
 def _apart(trace: Trace, text: str) -> bool:
@@ -165,7 +168,7 @@ def _one_unit_a_step(units: int, trace: Trace) -> bool:
 
 
 def _too_long(trace: EncodedTrace, scorer: Scorer) -> str | None:
-    context = context_of(scorer.backbone if isinstance(scorer, RewardModel) else scorer.model)
+    context = context_of_scorer(scorer)
     length = len(trace.prompt_ids) + len(trace.completion_ids)
     if context is None or length <= context:
         return None

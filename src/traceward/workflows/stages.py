@@ -207,6 +207,13 @@ def judge(run: RunDirectory) -> None:
     run.finish("judge", judge_run(run))
 
 
+def transfer(run: RunDirectory) -> None:
+    """What a reward is good for on samples of another place."""
+    from traceward.workflows.transfer import transferred
+
+    run.finish("transfer", transferred(run))
+
+
 def pairs(run: RunDirectory) -> None:
     """The discriminator on length- and end-matched pairs."""
     from traceward.workflows.pairs import matched_pairs
@@ -252,6 +259,7 @@ def do_stage(run: RunDirectory, stage: str) -> None:
         "reward": reward,
         "judge": judge,
         "pairs": pairs,
+        "transfer": transfer,
     }
     try:
         if stage in plain:
