@@ -4,51 +4,47 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from traceward.builtin import TOKENIZER
+from traceward.builtin import TOKENIZER, WORLDS_TOKENIZER
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.tasks import stories
 from traceward.data.tasks.story_words import Shift
-from traceward.records import Problem, Trace
+from traceward.data.tasks.world import World
+from traceward.data.tasks.worlds import WORLDS
+from traceward.records import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 20
 EPOCHS = 2
-CONTEXT = 512
-
-Student = Callable[[random.Random], tuple[str, Trace]]  # draws a question, and answers it
-
-
-def story_student(rng: random.Random, shift: Shift) -> tuple[str, Trace]:
-    """A story of one kind and what a student makes of it."""
-    story = stories.make_story(rng, shift=shift)
-    return story.text(), stories.write_trace(story, rng, stories.STUDENT)
-
-
-STUDENTS: Mapping[str, Student] = {str(shift): partial(story_student, shift=shift) for shift in Shift}
+# A story's world for each of its shifts, and the other worlds.
+KINDS: Mapping[str, World] = {**WORLDS, **{str(s): stories.world(shift=s) for s in Shift if s is not Shift.NONE}}
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """family: of transformers' architectures.   students: names in STUDENTS; they take turns."""
+    """family: of transformers' architectures.   students: of which worlds, in KINDS; they take turns."""
 
     family: str = "Llama"
     hidden: int = 96
     layers: int = 4
     heads: int = 4
-    students: tuple[str, ...] = ("none",)
+    context: int = 512
+    tokenizer: Path = TOKENIZER
+    students: tuple[str, ...] = ("stories",)
     steps: int = 12_000
 
 
+# In 36,000 updates swaps and arithmetic get about as many as they need alone (builtin/pretrain.py), and stories, whose
+# kinds help each other, a third of that in each kind.
+EVERY_KIND = ("stories", "swaps", "arithmetic", "longer", "names", "swaps", "arithmetic", "wording", "all")
 BASES = {
-    "all-kinds": Base(hidden=128, students=tuple(map(str, Shift)), steps=20_000),
+    "all-kinds": Base(hidden=128, context=1024, tokenizer=WORLDS_TOKENIZER, students=EVERY_KIND, steps=36_000),
     "llama": Base(),
     "qwen2": Base("Qwen2"),
     "qwen3": Base("Qwen3"),
@@ -65,7 +61,7 @@ def make_base(name: str, directory: Path, steps: int | None = None) -> None:
 
     base = BASES[name]
     steps = steps or base.steps
-    tokenizer = load_tokenizer(TOKENIZER)
+    tokenizer = load_tokenizer(base.tokenizer)
     model = fresh_model(base, tokenizer)
     unfinished = directory.with_name(f"{directory.name}.unfinished")
     train_base(
@@ -96,7 +92,7 @@ def fresh_model(base: Base, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMod
         num_attention_heads=base.heads,
         num_key_value_heads=base.heads,
         head_dim=base.hidden // base.heads,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=base.context,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -112,6 +108,6 @@ def student_traces(base: Base, count: int, tokenizer: PreTrainedTokenizerBase) -
     rng = random.Random(f"students-{SEED}")
     traces = []
     for index in range(count):
-        question, trace = STUDENTS[base.students[index % len(base.students)]](rng)
+        question, trace = KINDS[base.students[index % len(base.students)]].student(rng)
         traces.append(encode(Problem(f"student-{index}", question), trace, Format.PLAIN, tokenizer))
     return traces

@@ -15,7 +15,7 @@ from traceward.builtin import WORLDS_TOKENIZER
 from traceward.builtin.spelling import SIGNS, build
 from traceward.data.formats import Format, completion_text
 from traceward.data.segmentation import Segmenter
-from traceward.data.tasks import stories, swaps
+from traceward.data.tasks import story_words, swaps
 from traceward.data.tasks.worlds import WORLDS
 from traceward.loading import load_tokenizer
 from traceward.records import UnitSpec
@@ -47,7 +47,7 @@ def test_known_words_are_one_token_and_others_are_spelled(spelling: PreTrainedTo
     assert tokens(spelling, " the first letter") == [" the", " first", " letter"]
     for word in (
         *swaps.PEOPLE,
-        *stories.NAMES,
+        *story_words.NAMES,
         *(word for book in swaps.BOOKS for word in book.split() if word.isalpha()),
     ):
         assert len(tokens(spelling, f" {word}")) == 1, word
