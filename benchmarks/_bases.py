@@ -58,7 +58,9 @@ def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     from traceward.builtin.pretrain import BATCH, train_base
     from traceward.loading import load_tokenizer
     from traceward.training.checkpoints import Checkpoints
+    from traceward.workflows.inputs import quiet
 
+    quiet()
     base = BASES[name]
     steps = steps or base.steps
     tokenizer = load_tokenizer(base.tokenizer)

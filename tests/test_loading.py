@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -53,6 +54,19 @@ def test_a_tokenizer_pads_on_the_left_and_has_a_pad_token(tmp_path: Path) -> Non
     found = load_tokenizer(tmp_path / "t")
     assert found.padding_side == "left"
     assert found.pad_token_id == found.eos_token_id
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3"])
+def test_a_tokenizer_is_itself_beside_a_model_of_any_family(
+    family: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    getattr(transformers, f"{family}Config")(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    found = load_tokenizer(tmp_path)
+    assert found.get_vocab() == tokenizer.get_vocab()
+    text = "Ann has 12 - 3 = 9 apples.\n\nAnswer: 123"
+    assert found(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert (found.eos_token_id, found.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:

@@ -12,12 +12,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that are what tokenizer.json says and no more
+
+
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """A tokenizer that pads on the left, as sampling needs, and has an end-of-sequence token."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        # transformers opens every tokenizer beside a Qwen2 model as Qwen2's own, which has tokens more and cuts text
+        # otherwise. Files that call themselves whole are taken at their word.
+        whole = get_tokenizer_config(name).get("tokenizer_class") in WHOLE
+        tokenizer: PreTrainedTokenizerBase = (PreTrainedTokenizerFast if whole else AutoTokenizer).from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(_cannot_open("tokenizer", name, error)) from error
     if tokenizer.eos_token_id is None:
