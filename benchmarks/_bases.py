@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 20
-EPOCHS = 2
 # A story's world for each of its shifts, and the other worlds.
 KINDS: Mapping[str, World] = {**WORLDS, **{str(s): stories.world(shift=s) for s in Shift if s is not Shift.NONE}}
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """family: of transformers' architectures.   students: of which worlds, in KINDS; they take turns."""
+    """family: of transformers' architectures.   students: of which worlds, in KINDS; they take turns.
+
+    checkpoints: how many are written while it is made.
+    """
 
     family: str = "Llama"
     hidden: int = 96
@@ -38,6 +40,10 @@ class Base:
     tokenizer: Path = TOKENIZER
     students: tuple[str, ...] = ("stories",)
     steps: int = 12_000
+    epochs: int = 2
+    batch: int = 16
+    learning_rate: float = 2e-3
+    checkpoints: int = 20
 
 
 # In 36,000 updates swaps and arithmetic get about as many as they need alone (builtin/pretrain.py), and stories, whose
@@ -49,13 +55,25 @@ BASES = {
     "qwen2": Base("Qwen2"),
     "qwen3": Base("Qwen3"),
     "llama-large": Base(hidden=192, layers=6, heads=6),
+    # 30 M parameters, for a GPU. The learning rate falls with the width and rises with the batch.
+    "llama-30m": Base(
+        hidden=768,
+        layers=5,
+        heads=12,
+        students=("longer",),
+        steps=2_000,
+        epochs=4,
+        batch=64,
+        learning_rate=5e-4,
+        checkpoints=2,
+    ),
 }
 
 
 def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     """A base with its tokenizer in a directory that loads on its own; it is there whole or not at all, and an
     unfinished one goes on.   steps: fewer or more than its own."""
-    from traceward.builtin.pretrain import BATCH, train_base
+    from traceward.builtin.pretrain import train_base
     from traceward.loading import load_tokenizer
     from traceward.training.checkpoints import Checkpoints
     from traceward.workflows.inputs import quiet
@@ -68,12 +86,14 @@ def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     unfinished = directory.with_name(f"{directory.name}.unfinished")
     train_base(
         model,
-        student_traces(base, BATCH * steps // EPOCHS, tokenizer),
+        student_traces(base, base.batch * steps // base.epochs, tokenizer),
         unfinished / "trainer",
         steps=steps,
+        batch=base.batch,
+        learning_rate=base.learning_rate,
         every=max(1, steps // 100),
         seed=SEED,
-        checkpoints=Checkpoints(unfinished / "checkpoints", every=max(1, steps // 20), keep=1),
+        checkpoints=Checkpoints(unfinished / "checkpoints", every=max(1, steps // base.checkpoints), keep=1),
     )
     model.save_pretrained(unfinished / "whole")
     tokenizer.save_pretrained(unfinished / "whole")

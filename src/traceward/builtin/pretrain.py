@@ -100,16 +100,16 @@ def student_traces(
     return traces
 
 
-def in_batches(traces: Sequence[EncodedTrace], rng: random.Random) -> list[EncodedTrace]:
-    """The same traces, so ordered that every BATCH of them are of similar length, and the batches in random order.
+def in_batches(traces: Sequence[EncodedTrace], rng: random.Random, batch: int = BATCH) -> list[EncodedTrace]:
+    """The same traces, so ordered that every `batch` of them are of similar length, and the batches in random order.
 
     transformers' own grouping runs from long batches to short ones again and again, and learns markedly slower here.
     """
-    size = 50 * BATCH
+    size = 50 * batch
     chunks = [sorted(traces[at : at + size], key=_length) for at in range(0, len(traces), size)]
-    batches = [chunk[at : at + BATCH] for chunk in chunks for at in range(0, len(chunk), BATCH)]
+    batches = [chunk[at : at + batch] for chunk in chunks for at in range(0, len(chunk), batch)]
     rng.shuffle(batches)
-    return [trace for batch in batches for trace in batch]
+    return [trace for some in batches for trace in some]
 
 
 def _length(trace: EncodedTrace) -> int:
@@ -190,12 +190,14 @@ def train_base(
     *,
     steps: int,
     stop: int | None = None,
+    batch: int = BATCH,
+    learning_rate: float = LEARNING_RATE,
     every: int = 1,
     seed: int = SEED,
     checkpoints: Checkpoints | None = None,
 ) -> list[float]:
-    """Pre-train a causal language model in place on batches of BATCH traces; returns the mean loss of every `every`
-    updates.
+    """Pre-train a causal language model in place on batches of `batch` traces, in bf16 where there is a GPU; returns
+    the mean loss of every `every` updates.
 
     stop: ends the same schedule early.   checkpoints: where it goes on if it was stopped.
     """
@@ -204,8 +206,9 @@ def train_base(
             "input_ids": [*trace.prompt_ids, *trace.completion_ids],
             "labels": [IGNORED] * len(trace.prompt_ids) + list(trace.completion_ids),
         }
-        for trace in in_batches(traces, random.Random(f"batches-{seed}"))
+        for trace in in_batches(traces, random.Random(f"batches-{seed}"), batch)
     ]
+    on_gpu = torch.cuda.is_available()
     trainer = CompletionTrainer(
         model=model,
         train_dataset=rows,
@@ -214,8 +217,8 @@ def train_base(
         args=TrainingArguments(
             output_dir=str(scratch),
             max_steps=steps,
-            per_device_train_batch_size=BATCH,
-            learning_rate=LEARNING_RATE,
+            per_device_train_batch_size=batch,
+            learning_rate=learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=steps // 40,
             weight_decay=0.05,
@@ -226,7 +229,8 @@ def train_base(
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            use_cpu=True,
+            use_cpu=not on_gpu,
+            bf16=on_gpu,
             dataloader_pin_memory=False,
         ),
     )
