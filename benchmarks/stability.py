@@ -1,4 +1,4 @@
-"""Does training with the shipped defaults collapse? python benchmarks/stability.py [--quick] [--runs DIRECTORY]
+"""Does training with the shipped defaults collapse? python benchmarks/stability.py [--quick] [--runs DIRECTORY] [--workers N]
 
 Fifteen adversarial runs, five seeds at each granularity, from the SFT policy of 20 demonstrations. A run has collapsed
 when its final pass@1 on the test problems lies below its start's by more than two standard errors of the paired
@@ -26,9 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small run, to see that the script works")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-stability"), help="where the runs are kept")
+    parser.add_argument("--workers", type=int, default=0, help="processes at once; 0: one per core, two at most")
     chosen = parser.parse_args()
     out = chosen.runs.with_name(chosen.runs.name + ("-quick" if chosen.quick else ""))
-    directory = run_grid(GRIDS / "stability.toml", out=out, overrides=QUICK if chosen.quick else ())
+    changes = (f"run.workers={chosen.workers}", *(QUICK if chosen.quick else ()))
+    directory = run_grid(GRIDS / "stability.toml", out=out, overrides=changes)
     found = [judged(path.parent) for path in sorted(directory.glob("cells/*/results.json"))]
     summary: dict[str, float | None] = {"runs": len(found), "collapsed": sum(run["collapsed"] for run in found)}
     print(record("stability", seeds=[0, 1, 2, 3, 4], summary=summary, details={"runs": found}, quick=chosen.quick))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import exp
+from statistics import stdev
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from traceward.objectives.advantages import (
     mixed,
     on_tokens,
     reward_to_go,
+    spread_inside,
     step_local,
     trace_mean,
     whitened,
@@ -69,24 +71,45 @@ def test_equal_scores_are_the_plain_majority() -> None:
     assert vote([4, 7, 7, 4, 7], [0.3] * 5) == ([0.0, 1.0, 1.0, 0.0, 1.0], 7)
 
 
+def test_spread_is_that_of_counted_values_inside_groups() -> None:
+    values = torch.tensor([[1.0, 3.0, 50.0], [11.0, 14.0, 11.0]])
+    counted = torch.tensor([[True, True, False], [True, True, True]])
+    # Squares from the means 2 and 12: (1 + 1) + (1 + 4 + 1) = 8, over (2 - 1) + (3 - 1) = 3.
+    assert spread_inside(values, counted).item() == pytest.approx((8 / 3) ** 0.5)
+    assert spread_inside(values, counted.new_zeros(2, 3)).item() == 0
+
+
+# Of one high score among n equal ones the deviation is a share of the difference d: s = d / sqrt(n) (n - 1 below it).
+# The side of the high score then weighs e^sqrt(n) whatever d is: e^sqrt(3) = 5.65, e^sqrt(6) = 11.6.
+
+
 def test_a_high_score_outvotes_a_majority() -> None:
-    # e^3 = 20.1 against 1 + 1.
     assert vote([4, 7, 7], [3.0, 0.0, 0.0]) == ([1.0, 0.0, 0.0], 4)
+    assert vote([4, *[7] * 5], [3.0, *[0.0] * 5])[1] == 4
 
 
-def test_votes_weigh_by_the_softmax_of_scores() -> None:
-    # Two votes of weight 1 against one of e^x: the sides change places at x = log 2 = 0.693.
-    assert vote([4, 7, 7], [0.70, 0.0, 0.0])[1] == 4
-    assert vote([4, 7, 7], [0.68, 0.0, 0.0])[1] == 7
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_scale_of_scores_changes_nothing(scale: float) -> None:
+    # The sides change places where sqrt(3) / T = log 2: at T = 2.499.
+    assert vote([4, 7, 7], [scale, 0.0, 0.0], temperature=2.49)[1] == 4
+    assert vote([4, 7, 7], [scale, 0.0, 0.0], temperature=2.51)[1] == 7
 
 
-def test_temperature_divides_the_scores() -> None:
-    assert vote([4, 7, 7], [1.38, 0.0, 0.0], temperature=2.0)[1] == 7
-    assert vote([4, 7, 7], [1.40, 0.0, 0.0], temperature=2.0)[1] == 4
+def test_the_spread_of_a_batch_is_one_for_all_its_groups() -> None:
+    answers = torch.tensor([[4, 7, 7], [4, 7, 7]])
+    scores = torch.tensor([[30.0, 0.0, 0.0], [0.3, 0.0, 0.0]], dtype=torch.float64)
+    # Alone, the second group's own deviation would carry its one high score: here that is a fortieth of the batch's.
+    assert consensus(answers, scores)[1].tolist() == [4, 7]
+    assert vote([4, 7, 7], [0.3, 0.0, 0.0])[1] == 4
+
+
+def test_who_states_no_answer_does_not_count_in_the_spread() -> None:
+    assert vote([4, 7, 7, -1], [1.0, 0.0, 0.0, -900.0], temperature=2.49)[1] == 4
+    assert vote([4, 7, 7, -1], [1.0, 0.0, 0.0, -900.0], temperature=2.51)[1] == 7
 
 
 def test_a_level_shift_of_scores_changes_nothing() -> None:
-    assert vote([4, 7, 7], [-299.3, -300.0, -300.0]) == vote([4, 7, 7], [0.7, 0.0, 0.0])
+    assert vote([4, 7, 7, 7], [-299.3, -300.0, -300.0, -299.9]) == vote([4, 7, 7, 7], [0.7, 0.0, 0.0, 0.1])
 
 
 def test_a_tie_names_the_first_rollouts_answer() -> None:
@@ -111,21 +134,22 @@ def test_groups_do_not_share_votes() -> None:
 
 def test_own_reward_mixes_in_the_group_normalised_score() -> None:
     rewards, pseudo = vote([7, 7, 4], [1.0, 2.0, 0.0], own_reward=0.25)
-    assert exp(1) + exp(2) > exp(0)
     assert pseudo == 7
     # Deviation of (1, 2, 0) with n - 1 is 1, its mean 1.
     own = [0.0, 1 / 1.0001, -1 / 1.0001]
     assert rewards == pytest.approx([0.75 + 0.25 * own[0], 0.75 + 0.25 * own[1], 0.25 * own[2]], abs=1e-12)
 
 
-@given(st.lists(st.tuples(st.integers(-1, 3), st.floats(-4, 4)), min_size=2, max_size=8))
+@given(st.lists(st.tuples(st.integers(-1, 3), st.integers(-400, 400).map(lambda n: n / 100)), min_size=2, max_size=8))
 def test_consensus_is_a_weighted_count(rows: list[tuple[int, float]]) -> None:
     answers, scores = [a for a, _ in rows], [s for _, s in rows]
     rewards, pseudo = vote(answers, scores)
     totals: dict[int, float] = {}
+    stated = [score for answer, score in rows if answer >= 0]
+    deviation = stdev(stated) if len(stated) > 1 else 0.0
     for answer, score in rows:
         if answer >= 0:
-            totals[answer] = totals.get(answer, 0.0) + exp(score)
+            totals[answer] = totals.get(answer, 0.0) + exp((score - stated[0]) / max(deviation, 1e-8))
     if not totals:
         assert (rewards, pseudo) == ([0.0] * len(rows), -1)
         return

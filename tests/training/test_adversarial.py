@@ -261,13 +261,16 @@ def test_consensus_rewards_agreement_with_the_weighted_vote(make_trainer: MakeTr
     assert trainer._score([rollout(t) for t in texts]).tolist() == [0, 1, 1, 0, 1, 1, 0, 0]
 
 
-def test_consensus_weighs_votes_by_the_exported_reward(make_trainer: MakeTrainer) -> None:
-    reward = Planted()
-    trainer = make_trainer(reward=reward, config={"credit": Credit.CONSENSUS, "vote_temperature": 0.2})
+@pytest.mark.parametrize(("temperature", "earns"), [(1.0, [1, 0, 0, 0]), (4.0, [0, 1, 1, 1])])
+def test_consensus_weighs_votes_by_the_exported_reward(
+    make_trainer: MakeTrainer, temperature: float, earns: list[int]
+) -> None:
+    config = {"credit": Credit.CONSENSUS, "vote_temperature": temperature}
+    trainer = make_trainer(reward=Planted(), config=config)
     texts = ["Answer: 4", "Answer: 5", "Answer: 5", "Answer: 5"] * 2
     rows = [Rollout("q", (5,), (6,) if "4" in text else (800,), text) for text in texts]
-    # e^(1 / 0.2) = 148 against three votes of 1; at a temperature of 1 it would be 2.7.
-    assert trainer._score(rows).tolist() == [1, 0, 0, 0] * 2
+    # One of four is ahead by d, so the deviation inside groups is d / 2: e^(2 / T) = 7.4 or 1.6 against three votes.
+    assert trainer._score(rows).tolist() == earns * 2
 
 
 def test_answers_are_compared_inside_a_group_only() -> None:

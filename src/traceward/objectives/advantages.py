@@ -59,6 +59,15 @@ def trace_mean(unit_rewards_BU: Tensor, mask_BU: Tensor, *, clip: float) -> Tens
     return (unit_rewards_BU.clamp(-clip, clip) * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
+def spread_inside(values_PG: Tensor, counted_PG: Tensor) -> Tensor:  # noqa: N803
+    """() the standard deviation of the `counted` values (P, G) from the mean of those of their group; 0 where none has
+    company."""
+    count_P = counted_PG.sum(1, keepdim=True)  # noqa: N806
+    values_PG = values_PG.masked_fill(~counted_PG, 0.0)  # noqa: N806
+    off = (values_PG - values_PG.sum(1, keepdim=True) / count_P.clamp(min=1)).masked_fill(~counted_PG, 0.0)
+    return (off.square().sum() / (count_P - 1).clamp(min=0).sum().clamp(min=1)).sqrt()
+
+
 def consensus(
     answer_ids_PG: Tensor,  # noqa: N803
     exported_PG: Tensor,  # noqa: N803
@@ -68,14 +77,17 @@ def consensus(
 ) -> tuple[Tensor, Tensor]:
     """Reward-weighted vote: a rollout earns 1 when it gives the answer that the group's votes name.
 
-    A vote weighs softmax(exported / temperature) over the rollouts of its group that state an answer; equal
-    exported rewards give the plain majority. `own_reward` mixes in the rollout's own group-normalised reward.
+    A vote weighs softmax(exported / (temperature * s)) over the rollouts of its group that state an answer; equal
+    exported rewards give the plain majority. s is the standard deviation of the exported rewards inside groups, over
+    the whole batch: sums over long traces would otherwise leave the number of votes no say, and no temperature would
+    fit two rewards. `own_reward` mixes in the rollout's own group-normalised reward.
 
     answer_ids: (P, G) long, -1 = no answer.  exported: (P, G).
     Returns rewards (P, G) and the pseudo-answers (P,), -1 where no rollout of a group states one; its rewards are 0.
     """
     stated = answer_ids_PG >= 0
-    weights = (exported_PG / temperature).masked_fill(~stated, -torch.inf).softmax(1)
+    scaled = exported_PG / (temperature * spread_inside(exported_PG, stated)).clamp(min=1e-8)
+    weights = scaled.masked_fill(~stated, -torch.inf).softmax(1)
     weights = torch.where(stated, weights, torch.zeros_like(weights))
     same = (answer_ids_PG[:, :, None] == answer_ids_PG[:, None, :]) & stated[:, :, None] & stated[:, None, :]
     votes_PG = (same * weights[:, None, :]).sum(2)  # noqa: N806
