@@ -108,12 +108,25 @@ def test_a_sharded_discriminator_learns_scores_and_saves_alike(plain: Path, tmp_
 # ---- work divided ----------------------------------------------------------------------------------------------------
 
 DIVIDED = """
-import atexit, json, sys
+import atexit, gc, json, sys
+from pathlib import Path
 import torch
-atexit.register(lambda: open(f"{sys.argv[1]}-{me}", "x").write(str(torch.distributed.is_initialized())))
+
+def end():
+    tasks = Path("/proc/self/task")  # Linux alone lists threads
+    threads = [(task / "comm").read_text().strip() for task in tasks.iterdir()] if tasks.exists() else []
+    left = [torch.distributed.is_initialized(), threads.count("pt_gloo_runloop"), threads.count("gloo_tcp_loop")]
+    json.dump(left, open(f"{sys.argv[1]}-{me}", "x"))
+
+atexit.register(end)
 from traceward.training.distribution import everyone, is_main, join, on_main, place, share, shared
 join()
 me, all = place()
+gc.disable()  # what is in a cycle, as a trainer and its callbacks are, lives to the end
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+model(torch.ones(1, 2)).sum().backward()
+model.trainer = [model]
+del model
 calls = []
 found = shared(range(5), lambda item: (calls.append(item), item * item)[1])
 few = shared(["only"], lambda item: (calls.append(item), f"{item} of {me}")[1])
@@ -137,7 +150,8 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
     run(*TORCHRUN, room / "work.py", room / "written")
     found = [json.loads((room / f"written-row-{me}").read_text(encoding="utf-8")) for me in (0, 1)]
     # An interpreter that ends beside the threads of a process group is aborted now and then.
-    assert [(room / f"written-{me}").read_text(encoding="utf-8") for me in (0, 1)] == ["False", "False"]
+    ends = [json.loads((room / f"written-{me}").read_text(encoding="utf-8")) for me in (0, 1)]
+    assert ends == [[False, 0, 0], [False, 0, 0]]
     return found
 
 
@@ -157,6 +171,21 @@ def test_all_processes_make_the_same_number_of_calls(divided: list[list[Any]]) -
 def test_the_main_process_writes_and_the_others_find_the_file_or_the_failure(divided: list[list[Any]]) -> None:
     assert all(row[6] == "0" for row in divided)
     assert [row[7] for row in divided] == ["FileExistsError", "RunError"]
+
+
+HELD = """
+import time
+from torch import distributed
+from traceward.training import distribution
+distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+held, time.sleep = distributed.group.WORLD, print
+distribution._leave()
+distribution._leave()
+"""
+
+
+def test_the_threads_of_a_group_that_a_global_holds_are_given_time() -> None:
+    assert run(sys.executable, "-c", HELD).split() == [str(distribution.LET_GO)]
 
 
 def test_alone_everything_is_done_here() -> None:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -32,6 +34,7 @@ P = ParamSpec("P")
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 PER_CALL = 256  # sequences that are sampled at once
+LET_GO = 0.5  # seconds; the threads of gloo need less than a millisecond of a core
 
 
 def launched() -> bool:
@@ -52,16 +55,34 @@ def join() -> None:
     from accelerate import PartialState
 
     if not torch.distributed.is_initialized():
+        # Its functions name the group as a default: imported later, as DDP does, they would hold it to the very end.
+        import torch.distributed.nn.functional
+
         PartialState(cpu=not torch.cuda.is_available())
         atexit.register(_leave)
 
 
 def _leave() -> None:
-    """Stop the threads of the process group: an interpreter that ends beside them may be aborted."""
+    """Stop the threads of the process group while the interpreter is whole.
+
+    A thread of gloo tells that a collective is done and only then lets go of its tensors, for which it needs the
+    interpreter. One that gets there while the interpreter ends is unwound through a destructor that may not throw:
+    the process aborts (pytorch issue 190489). `destroy_process_group` only forgets the group. Its threads are joined
+    when nobody holds it any more, and DistributedDataParallel within the cycles of a trainer does.
+    """
     from torch import distributed
 
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    if not distributed.is_initialized():
+        return
+    group, alone = distributed.group.WORLD, object()
+    distributed.destroy_process_group()
+    # While we hold the group: were a reducer of DistributedDataParallel its last holder, it would join the threads
+    # with the interpreter locked, and they may be waiting for it. Our reference, dropped after it, unlocks it first.
+    gc.collect()
+    held = sys.getrefcount(group) > sys.getrefcount(alone)
+    del group
+    if held:  # by a global of the program, say: nothing joins the threads, so they are given time to let go
+        time.sleep(LET_GO)
 
 
 def place() -> tuple[int, int]:
