@@ -117,3 +117,21 @@ def test_a_base_of_several_tasks_loads_on_its_own(tmp_path: Path, monkeypatch: p
     model, tokenizer = load_policy(tmp_path / "base", tmp_path / "base")
     assert len(tokenizer) == model.config.vocab_size
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_another_base_is_not_finished_in_the_place_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> list[float]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "plan_of", lambda _tasks: TINY)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "train_base", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.main(["swaps", "--out", str(tmp_path / "base"), "--steps", "2"])
+    with pytest.raises(SystemExit):
+        pretrain.main(["arithmetic", "--out", str(tmp_path / "base"), "--steps", "2"])
+    assert "base must be finished as it was begun: got other traces than in" in capsys.readouterr().err
+    pretrain.main(["swaps", "--out", str(tmp_path / "base"), "--steps", "2"])
+    assert (tmp_path / "base" / "config.json").exists()

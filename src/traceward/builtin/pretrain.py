@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import json
 import random
 import shutil
 import tempfile
@@ -25,8 +27,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from traceward.builtin import STORIES_BASE, TOKENIZER, WORLDS_TOKENIZER
 from traceward.builtin.small import small_llama
 from traceward.data.formats import EncodedTrace, Format, encode
+from traceward.data.jsonl import write_json
 from traceward.data.tasks.world import World
 from traceward.data.tasks.worlds import WORLDS
+from traceward.errors import ConfigError
 from traceward.loading import load_tokenizer
 from traceward.records import Problem
 from traceward.training.baselines import silence
@@ -226,6 +230,9 @@ def save_base(
     """Pre-train a model and save it with its tokenizer, in a directory that loads on its own; it is there whole or not
     at all. What an unfinished run has done lies beside it until it is whole.   checkpoints: how many are written."""
     unfinished = directory.with_name(f"{directory.name}.unfinished")
+    _same_plan(
+        unfinished / "plan.json", model, traces, {"steps": steps, "batch": batch, "learning_rate": learning_rate}
+    )
     losses = train_base(
         model,
         traces,
@@ -241,6 +248,21 @@ def save_base(
     (unfinished / "base").replace(directory)
     shutil.rmtree(unfinished)
     return losses
+
+
+def _same_plan(path: Path, model: PreTrainedModel, traces: Sequence[EncodedTrace], options: dict[str, float]) -> None:
+    """Keep what an unfinished base is made of, or refuse to finish another one: its checkpoints would fit."""
+    digest = hashlib.sha256(repr([(trace.prompt_ids, trace.completion_ids) for trace in traces]).encode()).hexdigest()
+    plan = {**options, "traces": digest, "parameters": model.num_parameters(), "family": model.config.model_type}
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, plan)
+    elif (found := json.loads(path.read_text(encoding="utf-8"))) != plan:
+        other = next(name for name, value in plan.items() if found.get(name) != value)
+        raise ConfigError(
+            f"base must be finished as it was begun: got other {other} than in {path}; give the first command "
+            f"again, or remove {path.parent}"
+        )
 
 
 def make_base(tasks: Sequence[str], directory: Path, *, steps: int | None = None) -> list[float]:
@@ -286,7 +308,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("TASK and --out go together; with neither, what ships with the package is rebuilt")
     if chosen.out and chosen.out.exists():
         parser.error(f"--out must be a new directory: got {chosen.out}; remove it or choose another")
-    losses = make_base(chosen.tasks, chosen.out, steps=chosen.steps) if chosen.tasks else rebuild_assets()
+    try:
+        losses = make_base(chosen.tasks, chosen.out, steps=chosen.steps) if chosen.tasks else rebuild_assets()
+    except ConfigError as error:
+        parser.error(str(error))
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
 
 
