@@ -61,6 +61,8 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, float | None]:
     for result in results:
         for section in SECTIONS:
             for name, value in (result[section] or {}).items():
+                if isinstance(value, dict):  # calibration's probabilities: tables, not figures
+                    continue
                 rows.setdefault(f"{section}.{name}", []).append(value)
         for variant in result["variants"]:
             for measure in ("rerank", "localise_hit_at_1", "auroc"):
