@@ -191,7 +191,7 @@ class AdversarialConfig(Section):
     max_new_tokens: int = Field(default=96, ge=1)
     own_reward: float = Field(default=0.0, ge=0, le=1)
     """consensus only: share of the trace's own (group-normalised) exported reward mixed into the agreement."""
-    vote_temperature: float = Field(default=2.0, gt=0)
+    vote_temperature: float = Field(default=1.0, gt=0)
     """consensus only: temperature of the softmax over exported rewards that weighs the votes, in standard deviations of
     these rewards inside a group."""
     whiten: bool = False
