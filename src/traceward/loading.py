@@ -38,8 +38,13 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_policy(model: str | Path, tokenizer: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model with its tokenizer. Raises ConfigError where they do not belong together."""
+    """A causal language model with its tokenizer. Raises ConfigError where they do not belong together.
+
+    One token ends a trace, the tokenizer's, whoever writes it: a policy that may end by others too (instruct models
+    name several) would tell its rollouts from experts by their last token.
+    """
     policy, words = load_causal_lm(model), load_tokenizer(tokenizer)
+    policy.generation_config.eos_token_id = words.eos_token_id
     rows = policy.get_input_embeddings().num_embeddings
     if len(words) > rows:
         raise ConfigError(

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from traceward.builtin import TOKENIZER
 from traceward.data.formats import (
-    INSTRUCTION,
+    INSTRUCTIONS,
     Format,
     completion_text,
     encode,
@@ -55,7 +55,7 @@ messy = st.lists(
 @given(trace=answered)
 def test_an_answered_trace_is_read_back_from_its_text(style: Format, trace: Trace) -> None:
     # A thought of one line has no line break, so its sentences are its steps.
-    assume(style is Format.PLAIN or len(trace.steps) > 1)
+    assume(style is not Format.THINK or len(trace.steps) > 1)
     assert parse_completion(completion_text(trace, style), style) == trace
 
 
@@ -89,7 +89,7 @@ def test_a_text_cut_before_its_answer_ends_has_no_answer_or_a_part_of_it(style: 
     for length in range(len(whole)):
         answer = parse_completion(whole[:length], style).answer
         # "Answer: 34" cannot be told from a whole line; an unclosed <answer> can.
-        assert answer is None or (style is Format.PLAIN and answer == whole[:length].rpartition(" ")[2])
+        assert answer is None or (style is not Format.THINK and answer == whole[:length].rpartition(" ")[2])
     assert parse_completion(whole, style).answer == "345"
 
 
@@ -132,7 +132,7 @@ def test_think_texts_worked_by_hand(text: str, steps: tuple[str, ...], answer: s
 def test_a_trace_has_a_unit_of_tokens_for_every_step_and_for_its_answer(
     tokenizer: PreTrainedTokenizerBase, style: Format, trace: Trace
 ) -> None:
-    assume(style is Format.PLAIN or len(trace.steps) > 1)
+    assume(style is not Format.THINK or len(trace.steps) > 1)
     ids = encode(PROBLEM, trace, style, tokenizer).completion_ids
     assert len(Segmenter(tokenizer).unit_ends(ids, STEPS)) == len(trace.steps) + (trace.answer is not None)
 
@@ -172,7 +172,7 @@ def test_the_same_text_has_the_same_ids_whoever_wrote_it(
     text = completion_text(trace, style)
     expert = encode(PROBLEM, trace, style, tokenizer)
     policy = encode(PROBLEM, parse_completion(text, style), style, tokenizer)
-    assume(style is Format.PLAIN or len(trace.steps) > 1)
+    assume(style is not Format.THINK or len(trace.steps) > 1)
     assert policy == expert
     assert encode_completion(text, tokenizer) == expert.completion_ids
 
@@ -193,7 +193,7 @@ def test_a_tokenizer_without_an_end_of_sequence_is_refused() -> None:
 
 def test_prompts_worked_by_hand(tokenizer: PreTrainedTokenizerBase) -> None:
     assert prompt_text(PROBLEM, Format.PLAIN, tokenizer) == f"{PROBLEM.question}\n"
-    assert prompt_text(PROBLEM, Format.THINK, tokenizer) == f"{INSTRUCTION}\n\n{PROBLEM.question}\n"
+    assert prompt_text(PROBLEM, Format.THINK, tokenizer) == f"{INSTRUCTIONS[Format.THINK]}\n\n{PROBLEM.question}\n"
 
 
 def test_a_chat_template_wraps_the_prompt_once() -> None:
@@ -203,7 +203,7 @@ def test_a_chat_template_wraps_the_prompt_once() -> None:
         "{% if add_generation_prompt %}{{ '\nassistant:' }}{% endif %}"
     )
     text = prompt_text(PROBLEM, Format.THINK, own)
-    assert text == f"<|pad|>user: {INSTRUCTION}\n\n{PROBLEM.question}\nassistant:"
+    assert text == f"<|pad|>user: {INSTRUCTIONS[Format.THINK]}\n\n{PROBLEM.question}\nassistant:"
     ids = encode_prompt(PROBLEM, Format.THINK, own)
     assert ids == tuple(own(text, add_special_tokens=False)["input_ids"])
     assert ids.count(own.pad_token_id) == 1

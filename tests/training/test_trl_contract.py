@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOTrainer
 
-from traceward.training.adversarial import AdversarialTrainer, grpo_arguments
+from traceward.data.formats import Format, encode_prompt
+from traceward.records import Problem
+from traceward.training.adversarial import AdversarialTrainer, grpo_arguments, question_rows
 from traceward.training.settings import AdversarialConfig
 
 # TRL still says it in the words that transformers is about to drop.
@@ -176,3 +179,25 @@ def test_our_arguments_leave_nothing_to_a_default_that_matters(tmp_path: Path) -
     assert (found.beta, found.temperature, found.max_completion_length, found.seed) == (0.02, 0.8, 11, 5)
     assert (found.loss_type, found.scale_rewards, found.top_p, found.top_k) == ("dapo", "batch", 1.0, 0)
     assert (found.repetition_penalty, found.mask_truncated_completions, found.use_vllm) == (1.0, False, False)
+
+
+@pytest.mark.parametrize("style", list(Format))
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "llama-3", "base"])
+def test_a_policy_reads_the_prompt_that_the_experts_stand_behind(
+    family_tokenizer: Callable[[str], PreTrainedTokenizerBase], tmp_path: Path, family: str, style: Format
+) -> None:
+    tokenizer = family_tokenizer(family)
+    config = AdversarialConfig(questions_per_step=2, group=2)
+    problems = [Problem("p1", "Ann has 1 + 2 pens. How many?"), Problem("p2", " Why?")]
+    rows = question_rows(problems, config, style, tokenizer)
+    trainer = SimpleNamespace(
+        processing_class=tokenizer,
+        tools=None,
+        chat_template=None,
+        chat_template_kwargs=grpo_arguments(config, tmp_path, seed=0, style=style).chat_template_kwargs,
+        environment_factories=None,
+        _is_vlm=False,
+    )
+    found, *_ = GRPOTrainer._tokenize_prompts(trainer, rows["prompt"][:])
+    expected = [list(encode_prompt(problem, style, tokenizer)) for problem in problems]
+    assert found == expected, LOOK.format("_tokenize_prompts")

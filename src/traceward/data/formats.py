@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from traceward.data.grading import extract_answer
 from traceward.data.segmentation import split_steps
-from traceward.errors import DataError
+from traceward.errors import ConfigError, DataError
 from traceward.records import Problem, Rollout, Trace
 
 if TYPE_CHECKING:
@@ -21,41 +21,81 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """`plain`: lines, then "Answer: …". `think`: <think>…</think> and <answer>…</answer>, asked for in the prompt."""
+    """`plain`: lines, then "Answer: …". `chat`: the same, asked for in the prompt. `think`: <think>…</think> and
+    <answer>…</answer>, asked for in the prompt. What is asked for stands in the tokenizer's chat template where it has
+    one."""
 
     PLAIN = "plain"
+    CHAT = "chat"
     THINK = "think"
 
+    @property
+    def instruction(self) -> str:
+        """What the prompt asks for; nothing with `plain`."""
+        return INSTRUCTIONS.get(self, "")
 
-INSTRUCTION = (
-    "Solve the problem. Reason step by step, one step a line, between <think> and </think>, "
-    "then give the final answer between <answer> and </answer>."
-)
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """What chat templates are told beside the messages; those that do not know an option pass over it.
+
+        A model's own thinking (Qwen3) is switched on where the format has a thought, else off. Templates that write
+        today's date (Llama-3.2) get a fixed one: rollouts of one day and experts of the next must not differ by it.
+        """
+        return {"enable_thinking": self is Format.THINK, "date_string": "26 Jul 2024"}
+
+    def templated(self, tokenizer: PreTrainedTokenizerBase | None) -> bool:
+        """Whether prompts go through the tokenizer's chat template."""
+        return self is not Format.PLAIN and tokenizer is not None and bool(tokenizer.chat_template)
+
+
+INSTRUCTIONS = {
+    Format.CHAT: "Solve the problem. Reason step by step, one step a line, then give the final answer on a last line "
+    'that reads "Answer: …".',
+    Format.THINK: "Solve the problem. Reason step by step, one step a line, between <think> and </think>, "
+    "then give the final answer between <answer> and </answer>.",
+}
 _PLAIN_ANSWER = re.compile(r"^[ \t]*Answer:[ \t]*(.*?)[ \t]*$")
 _THINK_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def prompt_text(problem: Problem, style: Format, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
-    """The text a policy continues. `think` uses the tokenizer's chat template where it has one."""
-    if style is Format.PLAIN:
-        return f"{problem.question}\n"
-    if tokenizer is not None and tokenizer.chat_template:
-        messages = [{"role": "user", "content": f"{INSTRUCTION}\n\n{problem.question}"}]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    return f"{INSTRUCTION}\n\n{problem.question}\n"
+    """The text a policy continues.
+
+    Raises ConfigError for a chat template that begins the thought itself: a completion would begin inside of it.
+    """
+    if tokenizer is None or not style.templated(tokenizer):
+        return f"{_asked(problem, style)}\n"
+    text = str(
+        tokenizer.apply_chat_template(
+            _messages(problem, style), tokenize=False, add_generation_prompt=True, **style.template_options
+        )
+    )
+    if text.rstrip().endswith("<think>"):
+        raise ConfigError(
+            f"chat template must leave <think> to the model with format '{style}': got one that ends its prompt with "
+            "it; use format 'plain', or take it out of the template"
+        )
+    return text
 
 
 def policy_prompt(problem: Problem, style: Format, tokenizer: PreTrainedTokenizerBase) -> str | list[dict[str, str]]:
-    """The prompt as TRL's trainers take it: messages where a chat template applies, else the text."""
-    if style is Format.THINK and tokenizer.chat_template:
-        return [{"role": "user", "content": f"{INSTRUCTION}\n\n{problem.question}"}]
-    return prompt_text(problem, style)
+    """The prompt as TRL's trainers take it: messages where a chat template applies, which they must be told
+    `style.template_options` for, else the text."""
+    return _messages(problem, style) if style.templated(tokenizer) else prompt_text(problem, style)
+
+
+def _messages(problem: Problem, style: Format) -> list[dict[str, str]]:
+    return [{"role": "user", "content": _asked(problem, style)}]
+
+
+def _asked(problem: Problem, style: Format) -> str:
+    return f"{style.instruction}\n\n{problem.question}" if style.instruction else problem.question
 
 
 def completion_text(trace: Trace, style: Format) -> str:
     """The text of a trace as a policy would write it; one line per step, the answer on the last line."""
     steps = "\n".join(trace.steps)
-    if style is Format.PLAIN:
+    if style is not Format.THINK:
         return steps if trace.answer is None else f"{steps}\nAnswer: {trace.answer}"
     thought = f"<think>{steps}</think>"
     return thought if trace.answer is None else f"{thought}\n<answer>{trace.answer}</answer>"
@@ -63,7 +103,7 @@ def completion_text(trace: Trace, style: Format) -> str:
 
 def parse_completion(text: str, style: Format) -> Trace:
     """The trace inside a completion; `answer` is None where the text states none. Never raises: any text is a trace."""
-    if style is Format.PLAIN:
+    if style is not Format.THINK:
         lines = split_steps(text)
         match = _PLAIN_ANSWER.match(lines[-1]) if lines else None
         if match is None:
@@ -108,8 +148,7 @@ def same_tokens(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> b
 def encode_prompt(problem: Problem, style: Format, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Prompt ids; a chat template brings its own special tokens, a plain text gets the tokenizer's."""
     text = prompt_text(problem, style, tokenizer)
-    special = not (style is Format.THINK and tokenizer.chat_template)
-    return tuple(tokenizer(text, add_special_tokens=special)["input_ids"])
+    return tuple(tokenizer(text, add_special_tokens=not style.templated(tokenizer))["input_ids"])
 
 
 def encode_completion(

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def grpo_arguments(config: AdversarialConfig, directory: Path, *, seed: int) -> GRPOConfig:
+def grpo_arguments(
+    config: AdversarialConfig, directory: Path, *, seed: int, style: Format = Format.PLAIN
+) -> GRPOConfig:
     """TRL's arguments for `config`; everything its defaults would decide silently is said here."""
     join()  # the batch below is that of all processes
     _, processes = place()
@@ -60,6 +62,7 @@ def grpo_arguments(config: AdversarialConfig, directory: Path, *, seed: int) -> 
         steps_per_generation=parts,
         num_generations=config.group,
         max_completion_length=config.max_new_tokens,
+        chat_template_kwargs=style.template_options,
         temperature=config.temperature,
         top_p=1.0,
         learning_rate=config.learning_rate,
@@ -181,7 +184,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self._unit_of_token = torch.zeros(0, 0, dtype=torch.long)
         self._segmenter = Segmenter(tokenizer)
         keep_start_policy(policy, tokenizer, Path(directory))
-        args = grpo_arguments(config, Path(directory), seed=seed)
+        args = grpo_arguments(config, Path(directory), seed=seed, style=reward.style)
         self._reference = SharedReference(reward, policy, config, mixed=args.bf16)
         every = questions or [d.problem for d in demonstrations]
         self._answers = known_answers(every) if config.outcome_weight else {}

@@ -118,7 +118,7 @@ def outcome_rl(
         processing_class=tokenizer,
         reward_funcs=correct,
         train_dataset=question_rows(questions, config, style, tokenizer),
-        args=grpo_arguments(config, Path(directory), seed=seed),
+        args=grpo_arguments(config, Path(directory), seed=seed, style=style),
         callbacks=list(callbacks),
     )
     silence(trainer)
