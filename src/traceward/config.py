@@ -23,8 +23,9 @@ from traceward.data.formats import Format
 from traceward.data.tasks.story_words import Shift
 from traceward.data.tasks.worlds import WORLDS
 from traceward.errors import ConfigError
-from traceward.records import Granularity, Head, Start
+from traceward.records import Granularity, Head, Objective, Precision, Start
 from traceward.training.settings import (
+    AdapterSettings,
     AdversarialConfig,
     CriticSettings,
     GuardSettings,
@@ -134,6 +135,15 @@ class PolicySettings(Section):
 
     path: str = BUILTIN_BASE
     """A directory, a hub name, `builtin:stories`, or `scratch` (then [policy.scratch] says how it is made)."""
+    dtype: Precision = Precision.FLOAT32
+    """Of the weights as they are loaded. Adapters learn in float32 beside any."""
+    load_in_4bit: bool = False
+    """Weights in 4 bit (NF4, by bitsandbytes). They cannot learn: policy and reward then need adapters."""
+    bf16: bool | None = None
+    """Whether training computes in bfloat16 where that is safe (autocast); left out: where there is a GPU."""
+    gradient_checkpointing: bool = False
+    """Activations are computed again on the way back instead of kept: less memory, a third more time."""
+    adapter: AdapterSettings = AdapterSettings()
     scratch: ScratchSettings = ScratchSettings()
 
 
@@ -186,7 +196,27 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _adapters_fit(self) -> Recipe:
+        policy, reward = self.policy, self.reward
+        if policy.load_in_4bit and not (policy.adapter and reward.adapter):
+            raise ValueError(
+                "policy.adapter.rank and reward.adapter.rank must be set with policy.load_in_4bit, whose weights "
+                f"cannot learn: got {policy.adapter.rank} and {reward.adapter.rank}; set both"
+            )
+        if reward.start is Start.SFT and reward.adapter and reward.adapter.layers != policy.adapter.layers:
+            raise ValueError(
+                "reward.start must be 'base' with a reward.adapter, unless policy.adapter has the same rank, alpha and "
+                "target_modules: SFT's weights have no place in it; set it to base, or make the adapters alike"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _objective_fits(self) -> Recipe:
+        if self.critic.objective is Objective.WGAN_GP and self.reward.gradient_checkpointing:
+            raise ValueError(
+                "reward.gradient_checkpointing must be false with critic.objective 'wgan-gp', whose penalty is "
+                "differentiated twice: got true; remove it"
+            )
         for head in (self.reward.head, *(Head(variant.partition(":")[0]) for variant in self.run.variants)):
             check_objective(self.critic.objective, head, self.reward.beta)
         return self

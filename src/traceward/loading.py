@@ -9,7 +9,8 @@ from traceward.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that are what tokenizer.json says and no more
@@ -37,13 +38,15 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_policy(model: str | Path, tokenizer: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_policy(
+    model: str | Path, tokenizer: str | Path, dtype: torch.dtype | None = None, *, load_in_4bit: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model with its tokenizer. Raises ConfigError where they do not belong together.
 
     One token ends a trace, the tokenizer's, whoever writes it: a policy that may end by others too (instruct models
     name several) would tell its rollouts from experts by their last token.
     """
-    policy, words = load_causal_lm(model), load_tokenizer(tokenizer)
+    policy, words = load_causal_lm(model, dtype, load_in_4bit=load_in_4bit), load_tokenizer(tokenizer)
     policy.generation_config.eos_token_id = words.eos_token_id
     rows = policy.get_input_embeddings().num_embeddings
     if len(words) > rows:
@@ -57,19 +60,60 @@ def load_context(name: str | Path) -> int | None:
     """The longest text of a model in tokens, from its configuration alone; None where that names none."""
     from transformers import AutoConfig
 
+    from traceward.adapters import base_of
+
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(base_of(name) or name)
     except (OSError, ValueError) as error:
         raise ConfigError(_cannot_open("model", name, error)) from error
     found: int | None = getattr(config, "max_position_embeddings", None)
     return found
 
 
-def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal language model in evaluation mode, float32 or of `dtype`, on the accelerator where there is one."""
+def load_causal_lm(
+    name: str | Path, dtype: torch.dtype | None = None, *, load_in_4bit: bool = False
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode, float32 or of `dtype`, on the accelerator where there is one.
+
+    Of an adapter's directory, its base with the adapter in its layers, not merged: it says what it said when it was
+    saved. load_in_4bit: of the weights, not of an adapter.
+    """
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, name, dtype)
+    from traceward.adapters import base_of
+
+    if base_of(name) is None:
+        return _load(AutoModelForCausalLM, name, dtype, load_in_4bit=load_in_4bit)
+    model: PreTrainedModel = load_adapted_policy(name, dtype, load_in_4bit=load_in_4bit).get_base_model()
+    model.name_or_path = str(name)
+    return model.requires_grad_(False).eval()
+
+
+def load_adapted_policy(
+    name: str | Path,
+    dtype: torch.dtype | None = None,
+    *,
+    load_in_4bit: bool = False,
+    base: PreTrainedModel | None = None,
+) -> PeftModel:
+    """A causal language model whose saved adapter goes on learning, as TRL's trainers take it.
+
+    base: its base, if it is there already; the adapter is put into it.
+    """
+    from peft import PeftModel
+
+    from traceward.adapters import CONFIG, base_of, merged
+
+    if base is None:
+        place = base_of(name)
+        if place is None:
+            raise ConfigError(f"policy must be an adapter's directory: got '{name}' without {CONFIG}; check the path")
+        base = merged(load_causal_lm(place, dtype, load_in_4bit=load_in_4bit))
+    try:
+        found = PeftModel.from_pretrained(base, name, is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(_cannot_open("adapter", name, error)) from error
+    return found.eval()
 
 
 def load_token_classifier(name: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -79,16 +123,37 @@ def load_token_classifier(name: str | Path, dtype: torch.dtype | None = None) ->
     return _load(AutoModelForTokenClassification, name, dtype, num_labels=1)
 
 
-def _load(auto_class: type, name: str | Path, dtype: torch.dtype | None, **options: object) -> PreTrainedModel:
+def _load(
+    auto_class: type, name: str | Path, dtype: torch.dtype | None, *, load_in_4bit: bool = False, **options: object
+) -> PreTrainedModel:
     import torch
     from safetensors import SafetensorError
 
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    if load_in_4bit:
+        options |= {"quantization_config": _four_bits(dtype or torch.float32), "device_map": {"": place}}
     try:
         model: PreTrainedModel = auto_class.from_pretrained(name, dtype=dtype or torch.float32, **options)  # type: ignore[attr-defined]
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of other sizes
         raise ConfigError(_cannot_open("model", name, error)) from error
+    if load_in_4bit:  # made when they were read: not the file's memory, and already in their place
+        return model.eval()
     _own_memory(model)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return model.to(place).eval()
+
+
+def _four_bits(compute: torch.dtype) -> BitsAndBytesConfig:
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise ConfigError(
+            "policy.load_in_4bit must be false without bitsandbytes: got true; pip install 'traceward[bitsandbytes]', "
+            "or remove it"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
 
 
 def _own_memory(model: PreTrainedModel) -> None:

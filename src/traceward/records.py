@@ -74,6 +74,13 @@ class Start(StrEnum):
     SFT = "sft"  # the base after supervised fine-tuning on the demonstrations
 
 
+class Precision(StrEnum):
+    """The type of weights."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 class Baseline(StrEnum):
     """What is subtracted from a rollout's reward."""
 

@@ -136,6 +136,7 @@ def alternate(
         critic: Critic | None = None,
         questions: Sequence[Problem] = (),
         guards: GuardSettings = GuardSettings(),  # noqa: B008
+        gradient_checkpointing: bool = False,
         **config: Any,
     ) -> tuple[Any, list[dict[str, Any]]]:
         few = {"steps": 3, "questions_per_step": 2, "group": 4, "max_new_tokens": 10, "learning_rate": 1e-3}
@@ -156,6 +157,7 @@ def alternate(
                 config=settings,
                 directory=place,
                 callbacks=[MetricsCallback(watched), pause],
+                gradient_checkpointing=gradient_checkpointing,
             )
             trainer.watched, trainer.pause = watched, pause
             trainer.train()

@@ -1,4 +1,5 @@
-"""A reward on disk: `model/` and `reference/` as plain Hugging Face directories, and `card.json` that signs them.
+"""A reward on disk: `model/` and `reference/` as plain Hugging Face directories, and `card.json` that signs them. Of a
+reward that is an adapter, `model/` holds that alone, as PEFT writes it, and the card names the base.
 
 `potential.safetensors` holds h of objective airl, with which training goes on; no score needs it. `calibration.json`
 holds what turns scores into probabilities, where the reward was calibrated.
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 
+from traceward.adapters import is_adapted, save_adapter
 from traceward.data.formats import Format
 from traceward.data.jsonl import fingerprint_file, is_unwritable, write_json
 from traceward.errors import ConfigError, RewardFileError, RunError
 from traceward.records import Granularity, Head, UnitSpec
+from traceward.rewards.adapted import describe_base, load_adapted
 from traceward.rewards.calibration import Calibration
 from traceward.rewards.heads import new_potential
 
@@ -44,10 +47,13 @@ def save_reward(reward: RewardModel, directory: Path, weights: dict[str, Any] | 
     scratch = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
     try:
         scratch.mkdir(parents=True)
-        reward.backbone.save_pretrained(scratch / "model", state_dict=weights)
+        if is_adapted(reward.backbone):
+            save_adapter(reward.backbone, scratch / "model", weights)
+        else:
+            reward.backbone.save_pretrained(scratch / "model", state_dict=weights)
+            if reward.reference is not None:
+                reward.reference.save_pretrained(scratch / "reference")
         reward.tokenizer.save_pretrained(scratch / "model")
-        if reward.reference is not None:
-            reward.reference.save_pretrained(scratch / "reference")
         if reward.potential is not None:
             save_file(reward.potential.state_dict(), scratch / POTENTIAL)
         if reward.calibration is not None:
@@ -87,6 +93,7 @@ def _card(reward: RewardModel, scratch: Path) -> dict[str, Any]:
         "format": str(reward.style),
         "beta": reward.beta,
         "reference_share": reward.reference_share,
+        **({"base": describe_base(reward.backbone)} if is_adapted(reward.backbone) else {}),
         "sign": "high = expert",
         "readouts": {
             "unit_logits": "localises",
@@ -165,9 +172,28 @@ def _load_calibration(path: Path) -> Calibration:
         ) from error
 
 
-def load_reward(directory: Path, dtype: torch.dtype | None = None) -> RewardModel:
+def _load_models(
+    directory: Path,
+    head: Head,
+    described: dict[str, Any] | None,
+    dtype: torch.dtype | None,
+    base: PreTrainedModel | None,
+) -> tuple[PreTrainedModel, PreTrainedModel | None]:
+    """Backbone and reference; `described` is what the card says of an adapter's base."""
+    from traceward.loading import load_causal_lm, load_token_classifier
+
+    if described is not None:
+        return load_adapted(directory / "model", head, described, dtype, base)
+    if base is not None:
+        raise ConfigError(f"reward must be an adapter to take a base: got one with whole weights in {directory}")
+    if head is Head.LOG_RATIO:
+        return load_causal_lm(directory / "model", dtype), load_causal_lm(directory / "reference", dtype)
+    return load_token_classifier(directory / "model", dtype), None
+
+
+def load_reward(directory: Path, dtype: torch.dtype | None = None, base: PreTrainedModel | None = None) -> RewardModel:
     """Read a reward; see RewardModel.load."""
-    from traceward.loading import load_causal_lm, load_token_classifier, load_tokenizer
+    from traceward.loading import load_tokenizer
     from traceward.rewards.model import RewardModel
 
     card = read_card(directory)
@@ -179,15 +205,12 @@ def load_reward(directory: Path, dtype: torch.dtype | None = None) -> RewardMode
         raise _broken(directory / CARD, error) from error
     try:
         tokenizer = load_tokenizer(directory / "model")
-        if head is Head.LOG_RATIO:
-            backbone, reference = (load_causal_lm(directory / part, dtype) for part in ("model", "reference"))
-        else:
-            backbone, reference = load_token_classifier(directory / "model", dtype), None
+        backbone, reference = _load_models(directory, head, card.get("base"), dtype, base)
         potential = _load_potential(directory / POTENTIAL, backbone) if POTENTIAL in card["files"] else None
     except ConfigError as error:
         raise RewardFileError(str(error)) from error
     own = {"traceward_reward", "head", "granularity", "interval", "format", "beta", "reference_share", "sign"}
-    own |= {"readouts", "files"}
+    own |= {"readouts", "files", "base"}
     return RewardModel(
         backbone=backbone,
         reference=reference,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from traceward.adapters import unwrapped
 from traceward.rewards.batches import TraceBatch, lowest_by_unit, mean_by_unit, sum_by_unit
 from traceward.rewards.packing import can_pack, pack_batch, packed_attention, run
 
@@ -146,6 +147,7 @@ def logprobs_under(policy: PreTrainedModel, *, temperature: float) -> PolicyLogp
     """log pi of every token of a batch under `policy` as it stands at each call: teacher-forced, at the temperature of
     sampling, in evaluation mode. Experts, corruptions and rollouts all get theirs here; a source that differs by class
     would leak the label."""
+    policy = unwrapped(policy)
 
     @torch.no_grad()
     def read(batch: TraceBatch) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from traceward.adapters import is_adapted, merged_copy
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.segmentation import Segmenter
 from traceward.records import Granularity, Head, Problem, ScoredTrace, Trace, UnitSpec
+from traceward.rewards.adapted import adapted
 from traceward.rewards.batches import TraceBatch, collate
 from traceward.rewards.calibration import Calibration
 from traceward.rewards.heads import (
@@ -27,6 +30,8 @@ from traceward.rewards.scoring import in_batches, score_units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from traceward.training.settings import AdapterSettings
 
 STEPS = UnitSpec(Granularity.INTERVAL)
 
@@ -117,7 +122,13 @@ class RewardModel(nn.Module):
         return collate(traces, self.segmenter, spec or self.spec, pad_id=pad, context=self.context).to(self.device)
 
     def start_from(self, policy: PreTrainedModel) -> None:
-        """Put the weights of `policy` (same architecture) under the head; a log-ratio's reference stays as it is."""
+        """Put the weights of `policy` (same architecture) under the head; a log-ratio's reference stays as it is. Of an
+        adapter, those of the policy's adapter, which must be made alike."""
+        if is_adapted(self.backbone):
+            values = {name: value for name, value in policy.state_dict().items() if ".lora_" in name}
+            self.backbone.load_state_dict(values, strict=False)
+            return
+        policy = merged_copy(policy)
         if self.reference is None:
             self.backbone.base_model.load_state_dict(policy.base_model.state_dict())
         else:
@@ -197,13 +208,34 @@ class RewardModel(nn.Module):
 
         save_reward(self, Path(directory), weights)
 
+    def merged(self) -> RewardModel:
+        """The same reward with an adapter added to whole weights of its own, for those who load it without PEFT; it
+        scores the same up to rounding. Raises ConfigError for 4-bit weights. A reward without an adapter is itself."""
+        if not is_adapted(self.backbone):
+            return self
+        options = {name: getattr(self, name) for name in ("head", "spec", "style", "beta", "reference_share")}
+        return RewardModel(
+            backbone=merged_copy(self.backbone),
+            reference=None if self.reference is None else deepcopy(self.reference),
+            tokenizer=self.tokenizer,
+            card=self.card,
+            calibration=self.calibration,
+            **options,
+        ).eval()
+
     @classmethod
-    def load(cls, directory: str | Path, dtype: torch.dtype | None = None) -> RewardModel:
+    def load(
+        cls, directory: str | Path, dtype: torch.dtype | None = None, *, base: PreTrainedModel | None = None
+    ) -> RewardModel:
         """Read a reward that `save` wrote. Raises RewardFileError where a file is missing, torn or changed.
-        dtype: of the weights, float32 left out; bfloat16 is faster where the hardware knows it, and coarser."""
+
+        dtype: of the weights, left out float32, and for an adapter that of the base that it learned on; bfloat16 is
+        faster where the hardware knows it, and coarser.
+        base: the model that an adapter learned on, if it is there already: its weights are used, not loaded again.
+        """
         from traceward.rewards.files import load_reward
 
-        return load_reward(Path(directory), dtype)
+        return load_reward(Path(directory), dtype, base)
 
 
 def new_reward(
@@ -215,13 +247,19 @@ def new_reward(
     style: Format,
     beta: float = 1.0,
     reference_share: float = 0.0,
+    adapter: AdapterSettings | None = None,
     seed: int = 0,
 ) -> RewardModel:
     """A reward at its start, on a copy of the policy's weights. A log-ratio head is zero everywhere; a scalar head
-    gets a zero-mean random last layer (seeded). In evaluation mode."""
-    from copy import deepcopy
+    gets a zero-mean random last layer (seeded). In evaluation mode.
 
-    if head is Head.LOG_RATIO:
+    adapter: what learns of it; then the policy's own weights are the backbone's, not a copy, and must stay as they are.
+    An adapter that the policy holds itself is merged into a copy.
+    """
+    policy = merged_copy(policy)
+    if adapter:
+        backbone, reference = adapted(policy, head, adapter, seed=seed)
+    elif head is Head.LOG_RATIO:
         backbone, reference = deepcopy(policy), deepcopy(policy)
     else:
         backbone, reference = _as_token_classifier(policy, seed), None
@@ -238,8 +276,6 @@ def new_reward(
 
 
 def _as_token_classifier(policy: PreTrainedModel, seed: int) -> PreTrainedModel:
-    from copy import deepcopy
-
     from transformers import AutoModelForTokenClassification
 
     config = deepcopy(policy.config)

@@ -166,21 +166,25 @@ def can_pack(model: PreTrainedModel, batch: TraceBatch) -> bool:
     """Whether the batch may go through `model` as one row: nothing is dropped or computed again in the backward pass,
     and the model mixes tokens in nothing but plain attention that is told where they stand. What a model says of
     itself is tried out once."""
-    if int(batch.start.min()) < 1 or (model.training and _drops_or_repeats(model)):
+    if int(batch.start.min()) < 1 or (model.training and (_drops(model) or repeats(model))):
         return False
     if model not in _agrees:
         _agrees[model] = _says_so(model) and _proves_it(model)
     return _agrees[model]
 
 
-def _drops_or_repeats(model: PreTrainedModel) -> bool:
-    """Whether training mode drops units, or goes forward again on the way back."""
+def _drops(model: PreTrainedModel) -> bool:
+    """Whether training mode drops units."""
     return any(
         (isinstance(module, nn.Dropout) and module.p > 0)
         or (isinstance(rate := getattr(module, "attention_dropout", None), float) and rate > 0)
-        or getattr(module, "gradient_checkpointing", False)
         for module in model.modules()
     )
+
+
+def repeats(model: PreTrainedModel) -> bool:
+    """Whether training mode goes forward again on the way back."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _says_so(model: PreTrainedModel) -> bool:

@@ -34,12 +34,12 @@ from traceward.training.baselines import right_answers, silence
 from traceward.training.checkpoints import Stateful
 from traceward.training.credit import advantages_of, answer_ids, known_answers, padded_units
 from traceward.training.critic import Critic
-from traceward.training.distribution import everyone, join, on_main, place, shared_samples, shared_scores
+from traceward.training.distribution import everyone, join, place, shared_samples, shared_scores
 from traceward.training.guards import correlation_inside
-from traceward.training.reference import SharedReference
+from traceward.training.reference import SharedReference, drop_idle_reference, keep_start_policy
 from traceward.training.resume import BufferedRollouts
 from traceward.training.schedule import KLController, UpdateSchedule
-from traceward.training.settings import AdversarialConfig
+from traceward.training.settings import AdversarialConfig, Memory
 from traceward.training.step_times import StepTimes
 
 if TYPE_CHECKING:
@@ -47,7 +47,13 @@ if TYPE_CHECKING:
 
 
 def grpo_arguments(
-    config: AdversarialConfig, directory: Path, *, seed: int, style: Format = Format.PLAIN
+    config: AdversarialConfig,
+    directory: Path,
+    *,
+    seed: int,
+    style: Format = Format.PLAIN,
+    bf16: bool | None = None,
+    gradient_checkpointing: bool = False,
 ) -> GRPOConfig:
     """TRL's arguments for `config`; everything its defaults would decide silently is said here."""
     join()  # the batch below is that of all processes
@@ -74,8 +80,8 @@ def grpo_arguments(
         num_iterations=config.iterations,
         max_grad_norm=1.0,
         use_cpu=not on_gpu,
-        bf16=on_gpu,
-        gradient_checkpointing=False,
+        bf16=on_gpu if bf16 is None else bf16,
+        gradient_checkpointing=gradient_checkpointing,
         seed=seed,
         logging_steps=1,
         save_strategy="no",
@@ -97,14 +103,6 @@ def question_rows(
     return Dataset.from_list(
         [{"prompt": policy_prompt(problem, style, tokenizer), "problem_id": problem.id} for problem in questions]
     )
-
-
-def keep_start_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """TRL reads its KL reference from the path a model came from; make that the policy as it stands now."""
-    start = directory / "start-policy"
-    on_main(policy.save_pretrained)(start)
-    on_main(tokenizer.save_pretrained)(start)
-    policy.config._name_or_path = policy.name_or_path = str(start)
 
 
 class KLControl(TrainerCallback):  # type: ignore[misc]
@@ -161,6 +159,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         questions: Sequence[Problem] = (),
         seed: int = 0,
         callbacks: Sequence[Any] = (),
+        bf16: bool | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         if config.critic_updates and critic is None:
             raise ValueError("critic must be given when critic_updates > 0: got none; pass one or set critic_updates=0")
@@ -184,7 +184,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self._unit_of_token = torch.zeros(0, 0, dtype=torch.long)
         self._segmenter = Segmenter(tokenizer)
         keep_start_policy(policy, tokenizer, Path(directory))
-        args = grpo_arguments(config, Path(directory), seed=seed, style=reward.style)
+        memory = Memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
+        args = grpo_arguments(config, Path(directory), seed=seed, style=reward.style, **memory)
         self._reference = SharedReference(reward, policy, config, mixed=args.bf16)
         every = questions or [d.problem for d in demonstrations]
         self._answers = known_answers(every) if config.outcome_weight else {}
@@ -196,6 +197,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             args=args,
             callbacks=list(callbacks),
         )
+        drop_idle_reference(policy)
         silence(self)
         self.add_callback(KLControl(self, config))
         self.add_callback(StepTimes(self))

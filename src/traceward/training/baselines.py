@@ -38,6 +38,8 @@ def supervised_fine_tune(
     seed: int,
     callbacks: Sequence[Any] = (),
     checkpoints: Checkpoints | None = None,
+    bf16: bool | None = None,
+    gradient_checkpointing: bool = False,
 ) -> list[dict[str, float]]:
     """Train `model` in place by TRL's SFTTrainer on token ids as given; returns the logged rows (step, loss, …)."""
     from trl import SFTConfig, SFTTrainer
@@ -71,8 +73,8 @@ def supervised_fine_tune(
             report_to="none",
             disable_tqdm=True,
             use_cpu=not on_gpu,
-            bf16=on_gpu,
-            gradient_checkpointing=False,
+            bf16=on_gpu if bf16 is None else bf16,
+            gradient_checkpointing=gradient_checkpointing,
             train_sampling_strategy="group_by_length",
             dataloader_pin_memory=False,
         ),
@@ -100,11 +102,14 @@ def outcome_rl(
     seed: int,
     callbacks: Sequence[Any] = (),
     checkpoints: Checkpoints | None = None,
+    bf16: bool | None = None,
+    gradient_checkpointing: bool = False,
 ) -> None:
     """GRPO on the true answers of `questions`: the bound that a learned reward is held against."""
     from trl import GRPOTrainer
 
-    from traceward.training.adversarial import KLControl, grpo_arguments, keep_start_policy, question_rows
+    from traceward.training.adversarial import KLControl, grpo_arguments, question_rows
+    from traceward.training.reference import drop_idle_reference, keep_start_policy
 
     answers = {problem.id: problem.answer for problem in questions}
 
@@ -118,9 +123,17 @@ def outcome_rl(
         processing_class=tokenizer,
         reward_funcs=correct,
         train_dataset=question_rows(questions, config, style, tokenizer),
-        args=grpo_arguments(config, Path(directory), seed=seed, style=style),
+        args=grpo_arguments(
+            config,
+            Path(directory),
+            seed=seed,
+            style=style,
+            bf16=bf16,
+            gradient_checkpointing=gradient_checkpointing,
+        ),
         callbacks=list(callbacks),
     )
+    drop_idle_reference(policy)
     silence(trainer)
     trainer.add_callback(KLControl(trainer, config))
     trainer.add_callback(StepTimes(trainer))

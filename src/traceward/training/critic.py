@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from traceward.adapters import is_adapted
 from traceward.data.corruptions import Corrupted, corrupt
 from traceward.data.formats import (
     EncodedTrace,
@@ -77,6 +78,7 @@ class Critic:
             grad_norm=settings.grad_norm,
             rows_per_pass=settings.traces_per_pass,
             shardable=reward.potential is None and settings.objective is not Objective.WGAN_GP,
+            adapted=is_adapted(reward.backbone),
         )
 
     @property

@@ -29,6 +29,7 @@ from traceward.records import Head, Objective
 from traceward.rewards.batches import TraceBatch, mean_by_unit
 from traceward.rewards.heads import PolicyLogprobs, new_potential, scalar_values, values_and_potentials
 from traceward.rewards.model import RewardModel
+from traceward.rewards.packing import repeats
 from traceward.training.learner import Tables
 from traceward.training.settings import CriticSettings, check_objective
 
@@ -61,6 +62,11 @@ class Discriminator:
             raise ConfigError(
                 "attention must be 'sdpa' or 'eager' with objective 'wgan-gp', whose penalty is differentiated twice: "
                 f"got '{attention}'; load the policy with one of them"
+            )
+        if settings.objective is Objective.WGAN_GP and repeats(reward.backbone):
+            raise ConfigError(
+                "gradient checkpointing must be off with objective 'wgan-gp', whose penalty is differentiated twice: "
+                "got it on; set reward.gradient_checkpointing=false"
             )
         self.reward = reward
         self.settings = settings

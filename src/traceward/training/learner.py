@@ -66,6 +66,7 @@ class Learner:
     """A backbone with its optimiser. `prepare` hands both to accelerate; without it, one process learns alone.
 
     shardable: whether every pass is one forward of `backbone`, once differentiated; FSDP2 takes no other.
+    adapted: whether `backbone` is an adapter on weights that others hold too; they must stay whole and where they are.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class Learner:
         grad_norm: float,
         rows_per_pass: int,
         shardable: bool = True,
+        adapted: bool = False,
     ) -> None:
         self.backbone = backbone
         self.optimiser = optimiser
         self.grad_norm = grad_norm
         self.rows_per_pass = rows_per_pass
         self.shardable = shardable
+        self.adapted = adapted
         self.accelerator: Accelerator | None = None
         self._run: nn.Module = Through(backbone)
         self._reduced: nn.Module = self._run
@@ -95,6 +98,11 @@ class Learner:
             if place()[1] == 1:
                 return
             accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        if self.adapted and (accelerator.is_fsdp2 or accelerator.distributed_type is DistributedType.DEEPSPEED):
+            raise ConfigError(
+                "processes must be started with recipes/accelerate/ddp.yaml where a reward with an adapter learns: got "
+                "FSDP2 or DeepSpeed; launch with that, or remove reward.adapter"
+            )
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             accelerator = _beside_deepspeed(accelerator, self.grad_norm)
         if accelerator.is_fsdp2:
@@ -122,9 +130,7 @@ class Learner:
         if isinstance(self.backbone, FSDPModule):
             found = get_state_dict(self.backbone, _bare(self.optimiser), options=_WHOLE)
         else:
-            frozen = {n for n, p in self.backbone.named_parameters(remove_duplicate=False) if not p.requires_grad}
-            weights = {name: value for name, value in self.backbone.state_dict().items() if name not in frozen}
-            found = weights, self.optimiser.state_dict()
+            found = dict(what_learns(self.backbone)), self.optimiser.state_dict()
         return dict(zip(("weights", "optimiser"), found, strict=True)) if is_main() else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -257,6 +263,13 @@ class Learner:
         clip: Any = torch.nn.utils.clip_grad_norm_ if self.accelerator is None else self.accelerator.clip_grad_norm_
         norm = clip(self.backbone.parameters(), self.grad_norm)
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def what_learns(module: nn.Module) -> dict[str, Tensor]:
+    """The part of the state that training may change: weights that are not frozen, and buffers."""
+    kept = {name for name, parameter in module.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    kept |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    return {name: value for name, value in module.state_dict().items() if name in kept}
 
 
 def _beside_deepspeed(accelerator: Accelerator, grad_norm: float) -> Accelerator:

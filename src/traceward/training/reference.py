@@ -9,19 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from traceward.adapters import is_adapted, is_at_its_start
 from traceward.data.formats import as_sampled
 from traceward.records import Rollout
 from traceward.rewards.model import RewardModel, TraceScorer
-from traceward.training.distribution import shared_by_length
+from traceward.training.distribution import on_main, shared_by_length
 from traceward.training.settings import AdversarialConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+REFERENCE = "ref"  # what TRL calls the adapter that it copies
+
+
+def keep_start_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """TRL reads its KL reference from the path a model came from; make that the policy as it stands now. Of a policy
+    with an adapter it keeps the start itself, in a second one."""
+    if is_adapted(policy):
+        return
+    start = directory / "start-policy"
+    on_main(policy.save_pretrained)(start)
+    on_main(tokenizer.save_pretrained)(start)
+    policy.config._name_or_path = policy.name_or_path = str(start)
+
+
+def drop_idle_reference(policy: PreTrainedModel) -> None:
+    """Remove TRL's copy of an adapter that has not learned yet: TRL then takes the policy without any, which is the
+    same function. Call it when the trainer is made."""
+    if REFERENCE in getattr(policy, "peft_config", {}) and is_at_its_start(policy):
+        policy.delete_adapter(REFERENCE)
 
 
 class SharedReference:

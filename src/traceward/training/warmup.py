@@ -13,6 +13,7 @@ import torch
 from traceward.records import Rollout
 from traceward.training.checkpoints import Checkpoints, Stateful
 from traceward.training.critic import Critic
+from traceward.training.learner import what_learns
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class _Course:
         self.waited += 1
         if auroc >= self.best - self.error:
             self.kept_update, self.waited = update, 0
-            weights = self.critic.reward.learned.state_dict()
+            weights = what_learns(self.critic.reward.learned)
             self.kept_weights = {name: value.detach().clone() for name, value in weights.items()}
 
     def finish(self) -> int:
@@ -64,7 +65,7 @@ class _Course:
         if self.kept_weights is None:
             return len(self.rows) - 1
         with torch.no_grad():
-            self.critic.reward.learned.load_state_dict(self.kept_weights)
+            self.critic.reward.learned.load_state_dict(self.kept_weights, strict=False)
         return self.kept_update
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from traceward.training.settings import AdversarialConfig
 from traceward.workflows.inputs import (
     base_policy,
     judged_demonstrations,
+    learning_policy,
     load_task,
+    memory_of,
     read_rollouts,
     save_policy,
     seeded,
     sft_policy,
-    start_policy,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
 
     recipe = run.recipe()
     task = load_task(recipe)
-    model, tokenizer = start_policy(run)
+    model, tokenizer = learning_policy(run, recipe.run.start)
     stage = str(name)
     seed = seeded(recipe, stage)
     directory = run.path / "policies" / stage
@@ -59,6 +60,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 seed=seed,
                 callbacks=callbacks,
                 checkpoints=run.checkpoints(stage),
+                **memory_of(recipe),
             )
         else:
             scorer, critic, config = _scorer(run, recipe, task, name)
@@ -73,6 +75,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 directory=directory,
                 seed=seed,
                 callbacks=callbacks,
+                **memory_of(recipe),
             )
             train(trainer, run.checkpoints(stage), trainer.parts)
         pause.raise_if_paused()
@@ -85,6 +88,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
 def _scorer(
     run: RunDirectory, recipe: Recipe, task: Task, name: Arm
 ) -> tuple[TraceScorer, Critic | None, AdversarialConfig]:
+    from traceward.adapters import checkpoint_gradients
     from traceward.rewards.model import RewardModel
     from traceward.rewards.rivals import LogProbScorer, UniformScorer
     from traceward.training.critic import Critic
@@ -97,6 +101,8 @@ def _scorer(
     if name is Arm.SFT_LOGPROB_CONSENSUS:
         return LogProbScorer(*sft_policy(run), recipe.data.format), None, vote
     learned = RewardModel.load(run.path / "reward")
+    if recipe.reward.gradient_checkpointing:
+        checkpoint_gradients(learned.backbone)
     if name is Arm.REWARD_FROZEN:
         return learned, None, frozen
     # The seed of the warm-up: the same demonstrations stay held out.

@@ -22,6 +22,7 @@ from traceward.data.tasks.worlds import WORLDS
 from traceward.records import Demonstration, Rollout, Start, StopReason
 from traceward.training.distribution import on_main, save_whole
 from traceward.training.run_directory import RunDirectory
+from traceward.training.settings import Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,23 +97,46 @@ def places_of(path: str) -> tuple[str, str]:
 
 
 def base_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The untrained model, freshly loaded."""
-    from traceward.loading import load_policy
+    """The untrained model, freshly loaded; one that is an adapter is merged."""
+    from traceward.adapters import merged
 
-    return load_policy(*policy_places(run))
+    policy, tokenizer = _opened(run, *policy_places(run))
+    return merged(policy), tokenizer
 
 
 def sft_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """What supervised fine-tuning left, freshly loaded."""
+    return _opened(run, run.path / "policies" / "sft", run.path / "policies" / "sft")
+
+
+def _opened(
+    run: RunDirectory, model: str | Path, tokenizer: str | Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import torch
+
     from traceward.loading import load_policy
 
-    place = run.path / "policies" / "sft"
-    return load_policy(place, place)
+    held = run.recipe().policy
+    return load_policy(model, tokenizer, getattr(torch, held.dtype), load_in_4bit=held.load_in_4bit)
 
 
-def start_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """What every arm but `sft` starts from, freshly loaded."""
-    return sft_policy(run) if run.recipe().run.start is Start.SFT else base_policy(run)
+def learning_policy(run: RunDirectory, start: Start) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A policy that is about to learn, freshly loaded: its adapter, where the recipe gives it one, or all of it."""
+    from traceward.adapters import adapted_policy
+    from traceward.loading import load_adapted_policy
+
+    recipe = run.recipe()
+    if not recipe.policy.adapter:
+        return sft_policy(run) if start is Start.SFT else base_policy(run)
+    base, tokenizer = base_policy(run)
+    if start is Start.SFT:
+        return load_adapted_policy(run.path / "policies" / "sft", base=base), tokenizer
+    return adapted_policy(base, recipe.policy.adapter, seed=recipe.run.seed), tokenizer
+
+
+def memory_of(recipe: Recipe) -> Memory:
+    """How the trainers of policies save memory."""
+    return {"bf16": recipe.policy.bf16, "gradient_checkpointing": recipe.policy.gradient_checkpointing}
 
 
 def save_policy(run: RunDirectory, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -123,9 +147,14 @@ def save_policy(run: RunDirectory, name: str, model: PreTrainedModel, tokenizer:
 def _write_policy(
     place: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None
 ) -> None:
+    from traceward.adapters import NAME, is_adapted
+
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent) as room:
         whole = Path(room) / place.name
-        model.save_pretrained(whole, state_dict=weights)
+        # A PeftModel holds a second adapter where TRL keeps the start policy in one; and it would ask the hub whether
+        # the embeddings have grown.
+        alone = {"selected_adapters": [NAME], "save_embedding_layers": False} if is_adapted(model) else {}
+        model.save_pretrained(whole, state_dict=weights, **alone)
         tokenizer.save_pretrained(whole)
         if place.exists():  # an arm's trainer keeps its start policy there
             shutil.copytree(whole, place, dirs_exist_ok=True)

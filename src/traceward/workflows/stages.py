@@ -22,7 +22,9 @@ from traceward.workflows.arms import arm, measure
 from traceward.workflows.inputs import (
     base_policy,
     judged_demonstrations,
+    learning_policy,
     load_task,
+    memory_of,
     prompts_of,
     quiet,
     read_rollouts,
@@ -64,7 +66,7 @@ def sft(run: RunDirectory) -> None:
 
     recipe = run.recipe()
     task = load_task(recipe)
-    model, tokenizer = base_policy(run)
+    model, tokenizer = learning_policy(run, Start.BASE)
     traces = [encode(d.problem, d.trace, recipe.data.format, tokenizer) for d in task.demonstrations]
     with run.metrics("sft") as metrics:
         rows = supervised_fine_tune(
@@ -76,6 +78,7 @@ def sft(run: RunDirectory) -> None:
             seed=seeded(recipe, "sft"),
             callbacks=[MetricsCallback(metrics)],
             checkpoints=run.checkpoints("sft"),
+            **memory_of(recipe),
         )
     save_policy(run, "sft", model, tokenizer)
     run.finish("sft", {"loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"], "updates": len(rows)})
@@ -105,6 +108,7 @@ def learn_reward(
     run: RunDirectory, recipe: Recipe, *, part: str, head: Head, spec: UnitSpec
 ) -> tuple[RewardModel, Watched, dict[str, Any]]:
     """Warm-up of a new reward on the rollouts of the start policy; its metrics are the part's own."""
+    from traceward.adapters import checkpoint_gradients
     from traceward.rewards.heads import logprobs_under
     from traceward.rewards.model import new_reward
     from traceward.training.callbacks import Watched
@@ -123,8 +127,11 @@ def learn_reward(
         style=recipe.data.format,
         beta=recipe.reward.beta,
         reference_share=recipe.reward.reference_share,
+        adapter=recipe.reward.adapter,
         seed=seed,
     )
+    if recipe.reward.gradient_checkpointing:
+        checkpoint_gradients(reward.backbone)
     if recipe.reward.start is Start.SFT:
         reward.start_from(sft_policy(run)[0])
     critic = Critic(
