@@ -44,6 +44,11 @@ def on_the_weights_of(model: PreTrainedModel) -> PreTrainedModel:
     return deepcopy(model, {id(one): one for one in shared})
 
 
+def share_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether some weights are the same ones, not just equal."""
+    return not {id(weight) for weight in one.parameters()}.isdisjoint(map(id, other.parameters()))
+
+
 def adapted_policy(policy: PreTrainedModel, settings: AdapterSettings, *, seed: int) -> PeftModel:
     """`policy` with a new adapter, as TRL's trainers take it; it is the same function until it learns."""
     config, place = _lora(settings, TaskType.CAUSAL_LM), place_of(policy)

@@ -203,6 +203,11 @@ class Recipe(Section):
                 "policy.adapter.rank and reward.adapter.rank must be set with policy.load_in_4bit, whose weights "
                 f"cannot learn: got {policy.adapter.rank} and {reward.adapter.rank}; set both"
             )
+        if reward.shares_backbone and not (policy.adapter and reward.adapter):
+            raise ValueError(
+                "policy.adapter.rank and reward.adapter.rank must be set with reward.shares_backbone, whose weights "
+                f"stay as they are: got {policy.adapter.rank} and {reward.adapter.rank}; set both"
+            )
         if reward.start is Start.SFT and reward.adapter and reward.adapter.layers != policy.adapter.layers:
             raise ValueError(
                 "reward.start must be 'base' with a reward.adapter, unless policy.adapter has the same rank, alpha and "

@@ -8,18 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from traceward.adapters import CONFIG, is_adapted
+from traceward.adapters import CONFIG, is_adapted, share_weights
 from traceward.config import Arm, resolve
 from traceward.data.jsonl import write_jsonl
 from traceward.data.tasks import stories
 from traceward.errors import ConfigError
 from traceward.loading import load_policy
 from traceward.rewards.model import RewardModel
+from traceward.training import adversarial
+from traceward.training.adversarial import AdversarialTrainer
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows import stages
 from traceward.workflows.arms import arm
-from traceward.workflows.inputs import base_policy, quiet, sft_policy
+from traceward.workflows.inputs import base_policy, load_task, quiet, sft_policy
 from traceward.workflows.judge import judge_run
+from traceward.workflows.train import check
 
 
 def tree_of(directory: Path, policy: Path, **reward: Any) -> dict[str, Any]:
@@ -43,9 +46,9 @@ def tree_of(directory: Path, policy: Path, **reward: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("head", ["log-ratio", "scalar"])
-def test_a_run_of_adapters(tmp_path: Path, policy: Path, head: str) -> None:
-    start = {"start": "sft"} if head == "log-ratio" else {}
-    tree = tree_of(tmp_path, policy, head=head, **start)
+def test_a_run_of_adapters(tmp_path: Path, policy: Path, head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"start": "sft"} if head == "log-ratio" else {"shares_backbone": True}
+    tree = tree_of(tmp_path, policy, head=head, **more)
     run = RunDirectory.create(tmp_path / "run", resolve(tree, where="test"))
     quiet()
     for stage in (stages.sft, stages.rollouts, stages.samples, stages.reward):
@@ -57,7 +60,16 @@ def test_a_run_of_adapters(tmp_path: Path, policy: Path, head: str) -> None:
     base = base_policy(run)[0].state_dict()
     plain = {name.replace(".base_layer", ""): value for name, value in learned.backbone.state_dict().items()}
     assert all(torch.equal(plain[name], value) for name, value in base.items() if name.startswith("model."))
+    shared: list[bool] = []
+    check = adversarial.check_shared_weights
+
+    def look(trainer: AdversarialTrainer, model: Any, reward: Any) -> None:
+        shared.append(share_weights(model, reward))
+        check(trainer, model, reward)
+
+    monkeypatch.setattr(adversarial, "check_shared_weights", look)
     arm(run, Arm.ADVERSARIAL)
+    assert shared == [head == "scalar"]
     place = run.path / "policies/adversarial"
     assert {path.name for path in place.iterdir()} >= {CONFIG, "tokenizer.json"}
     assert not list(run.path.rglob("model.safetensors"))
@@ -72,6 +84,7 @@ def test_a_run_of_adapters(tmp_path: Path, policy: Path, head: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"reward": {"shares_backbone": True}}, "must be set with reward.shares_backbone"),
         ({"policy": {"load_in_4bit": True}}, "policy.adapter.rank and reward.adapter.rank must be set"),
         (
             {"reward": {"start": "sft", "adapter": {"rank": 2}}, "critic": {"held_out": 0}},
@@ -86,3 +99,16 @@ def test_a_run_of_adapters(tmp_path: Path, policy: Path, head: str) -> None:
 def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(changes, where="test")
+
+
+@pytest.mark.parametrize("launcher", ["FSDP", "DEEPSPEED"])
+def test_one_copy_of_the_weights_is_not_taken_apart(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    tree = tree_of(tmp_path, policy, shares_backbone=True)
+    tree["run"]["checkpoint_every"] = 0
+    recipe = resolve(tree, where="test")
+    check(recipe, load_task(recipe))
+    monkeypatch.setenv(f"ACCELERATE_USE_{launcher}", "true")
+    with pytest.raises(ConfigError, match="shares_backbone must be false under FSDP and DeepSpeed"):
+        check(recipe, load_task(recipe))

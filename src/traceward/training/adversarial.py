@@ -36,7 +36,7 @@ from traceward.training.credit import advantages_of, answer_ids, known_answers, 
 from traceward.training.critic import Critic
 from traceward.training.distribution import everyone, join, place, shared_samples, shared_scores
 from traceward.training.guards import correlation_inside
-from traceward.training.reference import SharedReference, drop_idle_reference, keep_start_policy
+from traceward.training.reference import SharedReference, check_shared_weights, drop_idle_reference, keep_start_policy
 from traceward.training.resume import BufferedRollouts
 from traceward.training.schedule import KLController, UpdateSchedule
 from traceward.training.settings import AdversarialConfig, Memory
@@ -197,6 +197,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             args=args,
             callbacks=list(callbacks),
         )
+        check_shared_weights(self, policy, reward)
         drop_idle_reference(policy)
         silence(self)
         self.add_callback(KLControl(self, config))

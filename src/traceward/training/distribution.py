@@ -47,6 +47,11 @@ def under_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
+def under_fsdp() -> bool:
+    """Whether accelerate was told to use FSDP. Reads the environment only."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def join() -> None:
     """Join the processes started beside this one, on its own GPU where there is one; a second call does nothing."""
     if not launched():

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from traceward.adapters import is_adapted, is_at_its_start
+from traceward.adapters import is_adapted, is_at_its_start, share_weights
 from traceward.data.formats import as_sampled
+from traceward.errors import ConfigError
 from traceward.records import Rollout
 from traceward.rewards.model import RewardModel, TraceScorer
 from traceward.training.distribution import on_main, shared_by_length
@@ -24,6 +25,7 @@ from traceward.training.settings import AdversarialConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import GRPOTrainer
 
 REFERENCE = "ref"  # what TRL calls the adapter that it copies
 
@@ -37,6 +39,22 @@ def keep_start_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     on_main(policy.save_pretrained)(start)
     on_main(tokenizer.save_pretrained)(start)
     policy.config._name_or_path = policy.name_or_path = str(start)
+
+
+def check_shared_weights(trainer: GRPOTrainer, policy: PreTrainedModel, reward: TraceScorer) -> None:
+    """Raises ConfigError where weights that a reward stands on would learn with the policy, or be taken apart."""
+    if not (isinstance(reward, RewardModel) and share_weights(policy, reward)):
+        return
+    if not is_adapted(policy):
+        raise ConfigError(
+            "policy must learn by an adapter where the reward stands on its weights: got all of its weights; give it "
+            "one, or make the reward on another copy"
+        )
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ConfigError(
+            "policy and reward must stand on weights of their own under FSDP and DeepSpeed: got the same; launch with "
+            "recipes/accelerate/ddp.yaml"
+        )
 
 
 def drop_idle_reference(policy: PreTrainedModel) -> None:

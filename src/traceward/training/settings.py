@@ -94,6 +94,8 @@ class RewardSettings(Section):
     """Weights of its backbone before warm-up. A log-ratio's reference is the base either way."""
     gradient_checkpointing: bool = False
     """Activations of an update are computed again on the way back instead of kept."""
+    shares_backbone: bool = False
+    """While a policy trains, it and the reward are two adapters on one copy of the base's weights."""
     adapter: AdapterSettings = AdapterSettings()
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from traceward.training.distribution import save_whole
 from traceward.training.run_directory import RunDirectory
 from traceward.training.settings import AdversarialConfig
 from traceward.workflows.inputs import (
+    adapter_on,
     base_policy,
     judged_demonstrations,
     learning_policy,
@@ -24,12 +25,15 @@ from traceward.workflows.inputs import (
 )
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from traceward.rewards.model import TraceScorer
     from traceward.training.critic import Critic
 
 
 def arm(run: RunDirectory, name: Arm) -> None:
     """Train one policy on the questions, from the start policy, and measure it."""
+    from traceward.adapters import on_the_weights_of
     from traceward.training.adversarial import AdversarialTrainer
     from traceward.training.baselines import outcome_rl
     from traceward.training.callbacks import MetricsCallback, PauseCallback, Watched
@@ -38,7 +42,11 @@ def arm(run: RunDirectory, name: Arm) -> None:
 
     recipe = run.recipe()
     task = load_task(recipe)
-    model, tokenizer = learning_policy(run, recipe.run.start)
+    base = base_policy(run) if recipe.reward.shares_backbone and name is not Arm.OUTCOME else None
+    if base is None:
+        model, tokenizer = learning_policy(run, recipe.run.start)
+    else:
+        model, tokenizer = adapter_on(on_the_weights_of(base[0]), base[1], run, recipe.run.start)
     stage = str(name)
     seed = seeded(recipe, stage)
     directory = run.path / "policies" / stage
@@ -63,7 +71,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 **memory_of(recipe),
             )
         else:
-            scorer, critic, config = _scorer(run, recipe, task, name)
+            scorer, critic, config = _scorer(run, recipe, task, name, base and base[0])
             trainer = AdversarialTrainer(
                 policy=model,
                 tokenizer=tokenizer,
@@ -86,7 +94,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
 
 
 def _scorer(
-    run: RunDirectory, recipe: Recipe, task: Task, name: Arm
+    run: RunDirectory, recipe: Recipe, task: Task, name: Arm, base: PreTrainedModel | None
 ) -> tuple[TraceScorer, Critic | None, AdversarialConfig]:
     from traceward.adapters import checkpoint_gradients
     from traceward.rewards.model import RewardModel
@@ -100,7 +108,7 @@ def _scorer(
         return UniformScorer(recipe.data.format), None, vote
     if name is Arm.SFT_LOGPROB_CONSENSUS:
         return LogProbScorer(*sft_policy(run), recipe.data.format), None, vote
-    learned = RewardModel.load(run.path / "reward")
+    learned = RewardModel.load(run.path / "reward", base=base)
     if recipe.reward.gradient_checkpointing:
         checkpoint_gradients(learned.backbone)
     if name is Arm.REWARD_FROZEN:

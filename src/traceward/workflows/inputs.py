@@ -122,13 +122,19 @@ def _opened(
 
 def learning_policy(run: RunDirectory, start: Start) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A policy that is about to learn, freshly loaded: its adapter, where the recipe gives it one, or all of it."""
+    if run.recipe().policy.adapter:
+        return adapter_on(*base_policy(run), run, start)
+    return sft_policy(run) if start is Start.SFT else base_policy(run)
+
+
+def adapter_on(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: RunDirectory, start: Start
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The recipe's policy as an adapter in the layers of `base`, where it is about to learn."""
     from traceward.adapters import adapted_policy
     from traceward.loading import load_adapted_policy
 
     recipe = run.recipe()
-    if not recipe.policy.adapter:
-        return sft_policy(run) if start is Start.SFT else base_policy(run)
-    base, tokenizer = base_policy(run)
     if start is Start.SFT:
         return load_adapted_policy(run.path / "policies" / "sft", base=base), tokenizer
     return adapted_policy(base, recipe.policy.adapter, seed=recipe.run.seed), tokenizer

@@ -13,7 +13,7 @@ from traceward.config import Arm, Recipe, load_recipe
 from traceward.data.tasks.registry import Task
 from traceward.errors import ConfigError, PausedError
 from traceward.records import Start
-from traceward.training.distribution import join, launched, on_main, place, under_deepspeed
+from traceward.training.distribution import join, launched, on_main, place, under_deepspeed, under_fsdp
 from traceward.training.run_directory import RunDirectory, command_line
 from traceward.training.settings import per_process
 from traceward.workflows.inputs import load_task
@@ -87,6 +87,11 @@ def check(recipe: Recipe, task: Task) -> None:
         per_process(recipe.sft.batch, processes, key="sft.batch")
     if recipe.run.checkpoint_every and under_deepspeed():
         raise ConfigError("run.checkpoint_every must be 0 under DeepSpeed: got more; it cannot be resumed from there")
+    if recipe.reward.shares_backbone and (under_fsdp() or under_deepspeed()):
+        raise ConfigError(
+            "reward.shares_backbone must be false under FSDP and DeepSpeed, which take the weights apart: got true; "
+            "launch with recipes/accelerate/ddp.yaml"
+        )
     if {*recipe.run.arms} - {Arm.SFT}:
         recipe.adversarial.parts(processes)
         recipe.adversarial.check_questions(len(task.questions) + len(task.demonstrations))
