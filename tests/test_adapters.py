@@ -166,5 +166,5 @@ def test_adapters_that_are_none_are_refused(settings: dict[str, object], message
 def test_alpha_is_twice_the_rank_unless_it_is_said() -> None:
     assert AdapterSettings(rank=8).scale == 16
     assert AdapterSettings(rank=8, alpha=3).scale == 3
-    assert not AdapterSettings()
+    assert not AdapterSettings().chosen
     assert AdapterSettings.model_validate(AdapterSettings().model_dump()) == AdapterSettings()

@@ -198,17 +198,17 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _adapters_fit(self) -> Recipe:
         policy, reward = self.policy, self.reward
-        if policy.load_in_4bit and not (policy.adapter and reward.adapter):
+        if policy.load_in_4bit and not (policy.adapter.chosen and reward.adapter.chosen):
             raise ValueError(
                 "policy.adapter.rank and reward.adapter.rank must be set with policy.load_in_4bit, whose weights "
                 f"cannot learn: got {policy.adapter.rank} and {reward.adapter.rank}; set both"
             )
-        if reward.shares_backbone and not (policy.adapter and reward.adapter):
+        if reward.shares_backbone and not (policy.adapter.chosen and reward.adapter.chosen):
             raise ValueError(
                 "policy.adapter.rank and reward.adapter.rank must be set with reward.shares_backbone, whose weights "
                 f"stay as they are: got {policy.adapter.rank} and {reward.adapter.rank}; set both"
             )
-        if reward.start is Start.SFT and reward.adapter and reward.adapter.layers != policy.adapter.layers:
+        if reward.start is Start.SFT and reward.adapter.chosen and reward.adapter.layers != policy.adapter.layers:
             raise ValueError(
                 "reward.start must be 'base' with a reward.adapter, unless policy.adapter has the same rank, alpha and "
                 "target_modules: SFT's weights have no place in it; set it to base, or make the adapters alike"

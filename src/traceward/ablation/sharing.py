@@ -48,6 +48,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "majority_consensus": ("run.start", "adversarial", "evaluation", "critic.demonstrations", "guards"),
     "sft_logprob_consensus": ("run.start", "adversarial", "evaluation", "critic.demonstrations", "guards"),
 }
+BESIDE_A_POLICY = ("reward.shares_backbone", "reward.gradient_checkpointing")
 # A reward and the SFT policy come as files, under their own keys.
 UNREAD = ("run.name", "run.arms", "run.variants", "sft", "reward", *(f"run.{name}" for name in FREE))
 
@@ -119,6 +120,7 @@ def settings_read(stage: str, recipe: Recipe) -> dict[str, Any]:
     else:
         every = (*(section for section in tree if section != "run"), *(f"run.{key}" for key in tree["run"]))
         names = tuple(name for name in every if name not in UNREAD) + ("reward",) * stage.startswith("variant:")
+        names += BESIDE_A_POLICY * (stage in ("adversarial", "reward_frozen"))
     return {name: _at(tree, name) for name in names}
 
 

@@ -257,7 +257,7 @@ def new_reward(
     An adapter that the policy holds itself is merged into a copy.
     """
     policy = merged_copy(policy)
-    if adapter:
+    if adapter is not None and adapter.chosen:
         backbone, reference = adapted(policy, head, adapter, seed=seed)
     elif head is Head.LOG_RATIO:
         backbone, reference = deepcopy(policy), deepcopy(policy)

@@ -73,7 +73,8 @@ class AdapterSettings(Section):
         """What two adapters must have in common for the weights of one to have a place in the other."""
         return self.rank, self.scale, frozenset(self.target_modules)
 
-    def __bool__(self) -> bool:
+    @property
+    def chosen(self) -> bool:
         """Whether there is an adapter."""
         return self.rank is not None
 

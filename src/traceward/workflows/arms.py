@@ -42,7 +42,8 @@ def arm(run: RunDirectory, name: Arm) -> None:
 
     recipe = run.recipe()
     task = load_task(recipe)
-    base = base_policy(run) if recipe.reward.shares_backbone and name is not Arm.OUTCOME else None
+    shares = name in (Arm.ADVERSARIAL, Arm.REWARD_FROZEN) and recipe.reward.shares_backbone
+    base = base_policy(run) if shares else None
     if base is None:
         model, tokenizer = learning_policy(run, recipe.run.start)
     else:

@@ -122,7 +122,7 @@ def _opened(
 
 def learning_policy(run: RunDirectory, start: Start) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A policy that is about to learn, freshly loaded: its adapter, where the recipe gives it one, or all of it."""
-    if run.recipe().policy.adapter:
+    if run.recipe().policy.adapter.chosen:
         return adapter_on(*base_policy(run), run, start)
     return sft_policy(run) if start is Start.SFT else base_policy(run)
 
