@@ -21,7 +21,7 @@ from traceward.adapters import (
 )
 from traceward.errors import ConfigError
 from traceward.loading import load_adapted_policy, load_causal_lm, load_context, load_policy
-from traceward.training.settings import AdapterSettings
+from traceward.training.adapter import AdapterSettings
 
 # PEFT asks for it by the name that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")

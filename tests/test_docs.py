@@ -33,7 +33,7 @@ from traceward.objectives import advantages, discriminator, wasserstein
 from traceward.records import Head, Problem, Trace, UnitSpec, Verdict
 from traceward.rewards.model import new_reward
 from traceward.training.run_directory import RunDirectory
-from traceward.training.settings import Section
+from traceward.training.section import Section
 from traceward.workflows.results import write_results
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -29,7 +29,7 @@ from traceward.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from traceward.training.settings import AdapterSettings
+    from traceward.training.adapter import AdapterSettings
 
 Made = TypeVar("Made")
 NAME = "default"
@@ -172,7 +172,7 @@ def save_adapter(model: PreTrainedModel, directory: Path, weights: dict[str, Ten
 
 def settings_of(directory: Path) -> AdapterSettings:
     """How the adapter in `directory` is made."""
-    from traceward.training.settings import AdapterSettings
+    from traceward.training.adapter import AdapterSettings
 
     made = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     return AdapterSettings(

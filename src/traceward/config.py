@@ -24,13 +24,13 @@ from traceward.data.tasks.story_words import Shift
 from traceward.data.tasks.worlds import WORLDS
 from traceward.errors import ConfigError
 from traceward.records import Granularity, Head, Objective, Precision, Start
+from traceward.training.adapter import AdapterSettings
+from traceward.training.section import Section
 from traceward.training.settings import (
-    AdapterSettings,
     AdversarialConfig,
     CriticSettings,
     GuardSettings,
     RewardSettings,
-    Section,
     SFTSettings,
     check_objective,
 )
@@ -198,7 +198,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _adapters_fit(self) -> Recipe:
         policy, reward = self.policy, self.reward
-        if policy.load_in_4bit and not (policy.adapter.chosen and reward.adapter.chosen):
+        learns_apart = reward.adapter.chosen or reward.path is not None
+        if policy.load_in_4bit and not (policy.adapter.chosen and learns_apart):
             raise ValueError(
                 "policy.adapter.rank and reward.adapter.rank must be set with policy.load_in_4bit, whose weights "
                 f"cannot learn: got {policy.adapter.rank} and {reward.adapter.rank}; set both"

@@ -18,7 +18,7 @@ from traceward.records import Head, UnitSpec
 from traceward.rewards.adapted import adapted
 from traceward.rewards.heads import token_logprobs
 from traceward.rewards.model import RewardModel, new_reward
-from traceward.training.settings import AdapterSettings
+from traceward.training.adapter import AdapterSettings
 
 # PEFT asks for it by the name that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
@@ -140,6 +140,26 @@ def test_a_merged_reward_needs_no_peft(
         assert one.exported == pytest.approx(other.exported, abs=1e-4, rel=1e-5)
         assert one.unit_logits == pytest.approx(other.unit_logits, abs=1e-4, rel=1e-5)
     assert is_adapted(reward.backbone)
+
+
+def test_another_precision_of_the_same_base_is_taken(make_adapted: MakeAdapted, tmp_path: Path) -> None:
+    reward, _ = make_adapted(Head.SCALAR)
+    reward.save(tmp_path / "reward")
+    assert RewardModel.load(tmp_path / "reward", torch.bfloat16).backbone.dtype == torch.bfloat16
+
+
+@HEADS
+def test_whole_weights_come_back_in_the_type_that_they_were_saved_in(
+    make_policy: MakePolicy, tokenizer: PreTrainedTokenizerBase, traces: list[EncodedTrace], tmp_path: Path, head: Head
+) -> None:
+    make_policy().save_pretrained(tmp_path / "policy")
+    policy = load_causal_lm(tmp_path / "policy", torch.bfloat16)
+    reward = new_reward(policy, tokenizer, head=head, spec=UnitSpec(), style=Format.PLAIN)
+    reward.save(tmp_path / "reward")
+    loaded = RewardModel.load(tmp_path / "reward")
+    assert loaded.backbone.dtype == torch.bfloat16
+    assert loaded.score_encoded(traces) == reward.score_encoded(traces)
+    assert RewardModel.load(tmp_path / "reward", torch.float32).backbone.dtype == torch.float32
 
 
 def test_another_base_is_refused(

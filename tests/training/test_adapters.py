@@ -19,12 +19,13 @@ from traceward.loading import load_adapted_policy, load_causal_lm
 from traceward.records import Demonstration, Head, Rollout, UnitSpec
 from traceward.rewards.heads import logprobs_under, token_logprobs
 from traceward.rewards.model import RewardModel, new_reward
+from traceward.training.adapter import AdapterSettings
 from traceward.training.adversarial import AdversarialTrainer
 from traceward.training.baselines import supervised_fine_tune
 from traceward.training.checkpoints import Checkpoints
 from traceward.training.critic import Critic
 from traceward.training.resume import train
-from traceward.training.settings import AdapterSettings, AdversarialConfig, SFTSettings
+from traceward.training.settings import AdversarialConfig, SFTSettings
 from traceward.training.warmup import warm_up
 
 # TRL and PEFT still say it in the words that transformers is about to drop.

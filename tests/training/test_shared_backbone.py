@@ -20,12 +20,13 @@ from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.errors import ConfigError
 from traceward.records import Demonstration, Head, UnitSpec
 from traceward.rewards.model import RewardModel, new_reward
+from traceward.training.adapter import AdapterSettings
 from traceward.training.adversarial import AdversarialTrainer
 from traceward.training.checkpoints import Checkpoints
 from traceward.training.critic import Critic
 from traceward.training.reference import check_shared_weights
 from traceward.training.resume import train
-from traceward.training.settings import AdapterSettings, AdversarialConfig
+from traceward.training.settings import AdversarialConfig
 
 # TRL and PEFT still say it in the words that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")

@@ -24,7 +24,8 @@ from traceward.rewards.model import new_reward
 from traceward.training.adversarial import AdversarialTrainer
 from traceward.training.critic import Critic
 from traceward.training.distribution import join, place
-from traceward.training.settings import AdapterSettings, AdversarialConfig, CriticSettings
+from traceward.training.adapter import AdapterSettings
+from traceward.training.settings import AdversarialConfig, CriticSettings
 
 join()
 warnings.simplefilter("ignore")

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ValidationError
 
 from traceward.config import Recipe, read_toml, resolve, set_override
 from traceward.errors import ConfigError
-from traceward.training.settings import Section
+from traceward.training.section import Section
 
 SEED = "run.seed"
 ARM = "arm"  # the last column of a row: the policy that it measures

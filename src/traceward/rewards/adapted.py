@@ -21,7 +21,7 @@ from traceward.records import Head
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from traceward.training.settings import AdapterSettings
+    from traceward.training.adapter import AdapterSettings
 
 
 def adapted(
@@ -72,7 +72,6 @@ def describe_base(model: PreTrainedModel) -> dict[str, Any]:
     """What a card says of the weights that an adapter stands beside."""
     return {
         "path": place_of(model),
-        "dtype": str(model.dtype).removeprefix("torch."),
         "load_in_4bit": bool(getattr(model, "is_loaded_in_4bit", False)),
         "first_weights_sha256": _fingerprint(model),
     }
@@ -82,7 +81,7 @@ def load_adapted(
     directory: Path,
     head: Head,
     described: dict[str, Any],
-    dtype: torch.dtype | None,
+    dtype: torch.dtype,
     base: PreTrainedModel | None,
 ) -> tuple[PreTrainedModel, PreTrainedModel | None]:
     """Backbone and reference of a saved adapter.
@@ -92,14 +91,13 @@ def load_adapted(
     from traceward.loading import load_causal_lm
 
     if base is None:
-        learned_in = getattr(torch, described["dtype"])
-        base = load_causal_lm(described["path"], dtype or learned_in, load_in_4bit=described["load_in_4bit"])
+        base = load_causal_lm(described["path"], dtype, load_in_4bit=described["load_in_4bit"])
     base = merged(base)
     found = adapted(base, head, settings_of(directory), seed=0)
     load_adapter(found[0], directory)
     now = describe_base(found[0])
-    alike = all(now[name] == described[name] for name in ("dtype", "load_in_4bit"))
-    if alike and now["first_weights_sha256"] != described["first_weights_sha256"]:
+    held_alike = now["load_in_4bit"] == described["load_in_4bit"]
+    if held_alike and now["first_weights_sha256"] != described["first_weights_sha256"]:
         raise ConfigError(
             f"base must be the model that the adapter learned on: got other weights at '{described['path']}' for "
             f"{directory}; put the old ones back, or learn the reward again"
@@ -108,9 +106,12 @@ def load_adapted(
 
 
 def _fingerprint(model: PreTrainedModel) -> str:
-    """sha256 of the first numbers of every weight of the base: short to make, and another base has another one."""
+    """sha256 of the first numbers of every weight of the base, in the coarsest type that they may be loaded in: short
+    to make, and another base has another one."""
     seen = hashlib.sha256()
     for name, weight in model.base_model.named_parameters():
         if ".lora_" not in name:
-            seen.update(weight.detach().flatten()[:8].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            first = weight.detach().flatten()[:8].cpu()
+            coarse = first.to(torch.bfloat16) if first.is_floating_point() else first
+            seen.update(coarse.contiguous().view(torch.uint8).numpy().tobytes())
     return seen.hexdigest()

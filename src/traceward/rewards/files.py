@@ -93,6 +93,7 @@ def _card(reward: RewardModel, scratch: Path) -> dict[str, Any]:
         "format": str(reward.style),
         "beta": reward.beta,
         "reference_share": reward.reference_share,
+        "dtype": str(reward.backbone.dtype).removeprefix("torch."),
         **({"base": describe_base(reward.backbone)} if is_adapted(reward.backbone) else {}),
         "sign": "high = expert",
         "readouts": {
@@ -176,7 +177,7 @@ def _load_models(
     directory: Path,
     head: Head,
     described: dict[str, Any] | None,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype,
     base: PreTrainedModel | None,
 ) -> tuple[PreTrainedModel, PreTrainedModel | None]:
     """Backbone and reference; `described` is what the card says of an adapter's base."""
@@ -193,6 +194,8 @@ def _load_models(
 
 def load_reward(directory: Path, dtype: torch.dtype | None = None, base: PreTrainedModel | None = None) -> RewardModel:
     """Read a reward; see RewardModel.load."""
+    import torch
+
     from traceward.loading import load_tokenizer
     from traceward.rewards.model import RewardModel
 
@@ -200,8 +203,9 @@ def load_reward(directory: Path, dtype: torch.dtype | None = None, base: PreTrai
     try:
         head, style, beta = Head(card["head"]), Format(card["format"]), float(card["beta"])
         share = float(card.get("reference_share", 0.0))  # a card without it is of a reward that exported log p_phi
+        dtype = dtype or getattr(torch, card.get("dtype", "float32"))  # a card without it is of a reward in float32
         spec = UnitSpec(Granularity(card["granularity"]), card["interval"])
-    except (ValueError, KeyError, TypeError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise _broken(directory / CARD, error) from error
     try:
         tokenizer = load_tokenizer(directory / "model")
@@ -210,7 +214,7 @@ def load_reward(directory: Path, dtype: torch.dtype | None = None, base: PreTrai
     except ConfigError as error:
         raise RewardFileError(str(error)) from error
     own = {"traceward_reward", "head", "granularity", "interval", "format", "beta", "reference_share", "sign"}
-    own |= {"readouts", "files", "base"}
+    own |= {"readouts", "files", "base", "dtype"}
     return RewardModel(
         backbone=backbone,
         reference=reference,

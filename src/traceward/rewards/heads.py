@@ -160,6 +160,11 @@ def logprobs_under(policy: PreTrainedModel, *, temperature: float) -> PolicyLogp
     return read
 
 
+def no_logprobs(batch: TraceBatch) -> Tensor:
+    """(B, T) zeros, for the rewards of a head that does not look at a policy's."""
+    return torch.zeros(batch.unit.shape, device=batch.unit.device)
+
+
 def scalar_values(model: PreTrainedModel, batch: TraceBatch, *, embeddings: Tensor | None = None) -> Tensor:
     """(B, T) one number per token from a token classifier with a single label; `embeddings` (B, T, E) stand for
     tokens. Prompt tokens may be 0: no readout asks for them."""

@@ -31,7 +31,7 @@ from traceward.rewards.scoring import in_batches, score_units
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from traceward.training.settings import AdapterSettings
+    from traceward.training.adapter import AdapterSettings
 
 STEPS = UnitSpec(Granularity.INTERVAL)
 
@@ -229,8 +229,8 @@ class RewardModel(nn.Module):
     ) -> RewardModel:
         """Read a reward that `save` wrote. Raises RewardFileError where a file is missing, torn or changed.
 
-        dtype: of the weights, left out float32, and for an adapter that of the base that it learned on; bfloat16 is
-        faster where the hardware knows it, and coarser.
+        dtype: of the weights, left out that of the reward that was saved; bfloat16 is faster than float32 where the
+        hardware knows it, and coarser.
         base: the model that an adapter learned on, if it is there already: its weights are used, not loaded again.
         """
         from traceward.rewards.files import load_reward
@@ -284,4 +284,6 @@ def _as_token_classifier(policy: PreTrainedModel, seed: int) -> PreTrainedModel:
         torch.manual_seed(seed)
         classifier: PreTrainedModel = AutoModelForTokenClassification.from_config(config)
     classifier.base_model.load_state_dict(policy.base_model.state_dict())
-    return classifier.to(device=policy.device, dtype=policy.dtype).eval()
+    for parameter in classifier.parameters():  # not the buffers: rotary frequencies stay in float32, as they are loaded
+        parameter.data = parameter.data.to(policy.dtype)
+    return classifier.to(policy.device).eval()

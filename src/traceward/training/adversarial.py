@@ -28,8 +28,9 @@ from traceward.data.segmentation import Segmenter, unit_index
 from traceward.objectives.advantages import consensus, on_tokens, trace_mean, whitened
 from traceward.records import Credit, Demonstration, Problem, Rollout, StopReason
 from traceward.rewards.batches import TraceBatch
-from traceward.rewards.heads import logprobs_under
+from traceward.rewards.heads import logprobs_under, no_logprobs
 from traceward.rewards.model import TraceScorer
+from traceward.training.adapter import Memory
 from traceward.training.baselines import right_answers, silence
 from traceward.training.checkpoints import Stateful
 from traceward.training.credit import advantages_of, answer_ids, known_answers, padded_units
@@ -39,8 +40,9 @@ from traceward.training.guards import correlation_inside
 from traceward.training.reference import SharedReference, check_shared_weights, drop_idle_reference, keep_start_policy
 from traceward.training.resume import BufferedRollouts
 from traceward.training.schedule import KLController, UpdateSchedule
-from traceward.training.settings import AdversarialConfig, Memory
+from traceward.training.settings import AdversarialConfig
 from traceward.training.step_times import StepTimes
+from traceward.training.tokens import Crossing, check_crossing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -133,6 +135,13 @@ class KLControl(TrainerCallback):  # type: ignore[misc]
         self.trainer.beta = self.controller.weight
 
 
+def _check(config: AdversarialConfig, reward: TraceScorer, critic: Critic | None, crossing: Crossing | None) -> None:
+    if config.critic_updates and critic is None:
+        raise ValueError("critic must be given when critic_updates > 0: got none; pass one or set critic_updates=0")
+    if crossing is not None:
+        check_crossing(reward.head, None, config)
+
+
 def exported_reward(**_: object) -> list[float]:
     """Names the reward in TRL's metrics. The scores come from `_calculate_rewards`, which replaces the call."""
     raise AssertionError("rewards are computed from token ids in AdversarialTrainer._calculate_rewards")
@@ -144,6 +153,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
     demonstrations: the only supervision.   questions: further problems without worked solutions; the reward scores
     them, supervised fine-tuning cannot use them. Their answers are read with `config.outcome_weight` above 0 only.
     critic: a warmed-up discriminator around `reward`; with `config.critic_updates` = 0 the reward stays frozen.
+    crossing: for a reward that reads other tokens than the policy writes.
     """
 
     def __init__(
@@ -156,16 +166,17 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         config: AdversarialConfig,
         directory: str | Path,
         critic: Critic | None = None,
+        crossing: Crossing | None = None,
         questions: Sequence[Problem] = (),
         seed: int = 0,
         callbacks: Sequence[Any] = (),
         bf16: bool | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        if config.critic_updates and critic is None:
-            raise ValueError("critic must be given when critic_updates > 0: got none; pass one or set critic_updates=0")
+        _check(config, reward, critic, crossing)
         self.reward = reward
         self.critic = critic
+        self.crossing = crossing
         self.config = config
         self.schedule = UpdateSchedule(config)
         # Held-out demonstrations stay out: their rollouts would be negatives of questions without positives.
@@ -218,10 +229,11 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         return super()._get_per_token_logps_and_entropies(model, input_ids, *rest, **options)
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *_texts: list[Any]) -> Tensor:
-        rollouts = self._reference.read(everyone(self._rollouts(inputs)))  # of all processes, on each of them
+        rollouts = everyone(self._rollouts(inputs))  # of all processes, on each of them
+        read = self._reference.read(self._crossed(rollouts))
         if self.critic is not None and self.config.critic_updates and self.model.training:
-            self._update_critic(rollouts)
-        rewards = self._score(rollouts).to(self.accelerator.device)
+            self._update_critic(read)
+        rewards = self._score(read).to(self.accelerator.device)
         tied = correlation_inside(rewards.tolist(), [len(r.completion_ids) for r in rollouts], self.config.group)
         self._log_metric("reward_length_correlation", tied)
         own = self._own = slice(place()[0] * len(inputs), (place()[0] + 1) * len(inputs))
@@ -255,6 +267,9 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             )
             for row, prompt, completion, text in zip(inputs, *self._ids, texts, strict=True)
         ]
+
+    def _crossed(self, rollouts: list[Rollout]) -> list[Rollout]:
+        return rollouts if self.crossing is None else self.crossing.rollouts(rollouts)
 
     def _update_critic(self, rollouts: list[Rollout]) -> None:
         """As many updates as the schedule says; with none, a look, so that the accuracy stays known."""
@@ -291,7 +306,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             seed=self.critic.rng.getrandbits(32),
             temperature=self.config.temperature,
         )
-        return [rollout for group in groups for rollout in group]
+        return self._crossed([rollout for group in groups for rollout in group])
 
     def _credit(self, rollouts: list[Rollout], rewards: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages (B, U), and (B, T) the unit of each completion token; U is 1 where a trace has one advantage."""
@@ -313,7 +328,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         """(B,) the reward that each rollout trains with, by `config.credit`."""
         traces = [as_sampled(r) for r in rollouts]
         by_units = self.config.credit is not Credit.CONSENSUS
-        against = self._policy_logprobs if by_units else None
+        against = (self._policy_logprobs if self.crossing is None else no_logprobs) if by_units else None
         scored = shared_scores(self.reward, traces, spec=None, policy_logprobs=against)
         exported = torch.tensor([s.exported for s in scored])
         self._log_metric("exported", exported.mean().item())

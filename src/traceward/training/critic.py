@@ -29,6 +29,7 @@ from traceward.training.discriminator import Discriminator, taken, trace_logits
 from traceward.training.form import FormControl
 from traceward.training.learner import Learner, Tables
 from traceward.training.settings import CriticSettings
+from traceward.training.tokens import Crossing, check_crossing
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Critic:
     policy_logprobs: log pi of the policy whose traces are the negatives. Objective airl needs it; an
     AdversarialTrainer sets that of the policy it trains.
     max_new_tokens: at which rollouts are cut; experts and their corruptions are cut there too.
+    crossing: for a policy that writes other tokens than the reward reads. The rollouts given here have crossed.
     """
 
     def __init__(
@@ -57,8 +59,12 @@ class Critic:
         seed: int,
         policy_logprobs: PolicyLogprobs | None = None,
         max_new_tokens: int | None = None,
+        crossing: Crossing | None = None,
     ) -> None:
+        if crossing is not None:
+            check_crossing(reward.head, settings.objective, None)
         self.reward = reward
+        self.crossing = crossing
         self.max_new_tokens = max_new_tokens
         self.settings = settings
         self.discriminator = Discriminator(reward, settings, policy_logprobs)
@@ -138,6 +144,8 @@ class Critic:
         return [Example(self._encode(d.problem, d.trace), 1) for d in demonstrations]
 
     def _encode(self, problem: Problem, trace: Trace) -> EncodedTrace:
+        if self.crossing is not None:
+            return self.crossing.expert(problem, trace, self.max_new_tokens)
         return encode(problem, trace, self.reward.style, self.reward.tokenizer, limit=self.max_new_tokens)
 
     def corruptions(self, demonstrations: Sequence[Demonstration], rng: random.Random) -> list[Example]:
@@ -157,7 +165,8 @@ class Critic:
 
     def _reaches(self, cut: EncodedTrace, edit: Corrupted) -> bool:
         """Whether the whole wrong step is inside the cut."""
-        if self.max_new_tokens is None or len(cut.completion_ids) < self.max_new_tokens:
+        uncut = self.max_new_tokens is None or len(cut.completion_ids) < self.max_new_tokens
+        if uncut and self.crossing is None:
             return True
         whole = encode_completion(completion_text(edit.trace, self.reward.style), self.reward.tokenizer)
         ends = self.reward.segmenter.unit_ends(whole, STEPS)

@@ -5,9 +5,7 @@ Unknown keys are refused. `traceward.config` puts the sections together into a r
 
 from __future__ import annotations
 
-from typing import TypedDict
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from traceward.data.corruptions import REGISTRY
 from traceward.errors import ConfigError
@@ -19,64 +17,13 @@ from traceward.records import (
     LabelSource,
     Objective,
     OnAlarm,
+    Precision,
     Scale,
     Start,
     UnitSpec,
 )
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and strict about its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Memory(TypedDict):
-    """How a trainer of TRL's saves memory."""
-
-    bf16: bool | None  # autocast; None: where there is a GPU
-    gradient_checkpointing: bool
-
-
-class AdapterSettings(Section):
-    """A low-rank adapter (LoRA, by PEFT) in place of all weights."""
-
-    rank: int | None = Field(default=None, ge=1)
-    """Of the two matrices; left out, there is no adapter and all weights learn."""
-    alpha: float | None = Field(default=None, gt=0)
-    """The adapter's output is scaled by alpha / rank; left out, alpha is twice the rank."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of the adapter's input, while it learns."""
-    target_modules: tuple[str, ...] = Field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
-    )
-    """Linear layers that get one, by the end of their names; `lm_head` is none of them."""
-
-    @model_validator(mode="after")
-    def _needs_a_rank(self) -> AdapterSettings:
-        plain = all(getattr(self, name) == field.default for name, field in type(self).model_fields.items())
-        if self.rank is None and not plain:
-            raise ValueError("rank must be set with the other keys of an adapter: got none; set it, or remove them")
-        if "lm_head" in self.target_modules:
-            raise ValueError(
-                "target_modules must not name lm_head, which TRL reads past its adapter: got it; remove it"
-            )
-        return self
-
-    @property
-    def scale(self) -> float:
-        """What PEFT calls lora_alpha."""
-        return self.alpha or 2.0 * (self.rank or 0)
-
-    @property
-    def layers(self) -> tuple[int | None, float, frozenset[str]]:
-        """What two adapters must have in common for the weights of one to have a place in the other."""
-        return self.rank, self.scale, frozenset(self.target_modules)
-
-    @property
-    def chosen(self) -> bool:
-        """Whether there is an adapter."""
-        return self.rank is not None
+from traceward.training.adapter import AdapterSettings
+from traceward.training.section import Section
 
 
 class RewardSettings(Section):
@@ -93,6 +40,10 @@ class RewardSettings(Section):
     for words that the reference finds rare; between them wording nearly cancels (docs/LOG.md)."""
     start: Start = Start.BASE
     """Weights of its backbone before warm-up. A log-ratio's reference is the base either way."""
+    path: str | None = None
+    """The model that it is made of, its reference included; left out, the policy's."""
+    dtype: Precision | None = None
+    """Of the weights of `path`; left out, the policy's."""
     gradient_checkpointing: bool = False
     """Activations of an update are computed again on the way back instead of kept."""
     shares_backbone: bool = False
@@ -102,6 +53,18 @@ class RewardSettings(Section):
     @model_validator(mode="after")
     def _interval_fits(self) -> RewardSettings:
         _ = self.spec
+        return self
+
+    @model_validator(mode="after")
+    def _path_fits(self) -> RewardSettings:
+        if self.dtype is not None and self.path is None:
+            raise ValueError(f"dtype must go with reward.path: got '{self.dtype}' alone; set policy.dtype")
+        if self.path is not None and self.start is not Start.BASE:
+            raise ValueError(
+                "start must be 'base' with reward.path, a model that SFT has not seen: got 'sft'; remove one of them"
+            )
+        if self.path is not None and self.shares_backbone:
+            raise ValueError("shares_backbone must be false with reward.path: got true; remove one of them")
         return self
 
     @property

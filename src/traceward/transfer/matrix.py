@@ -29,7 +29,7 @@ from traceward.ablation.grid import SEED, Tree, leaves, merged, on_base
 from traceward.ablation.sharing import EVERYWHERE, READS
 from traceward.config import Arm, Recipe, read_toml, resolve, set_override
 from traceward.errors import ConfigError
-from traceward.training.settings import Section
+from traceward.training.section import Section
 
 LEARNING = ("pretrain", "rollouts", "sft", "reward")  # the stages of a place where a reward is learned
 USING = ("pretrain", "samples")  # those of a place where it is used

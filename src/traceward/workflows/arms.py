@@ -14,6 +14,7 @@ from traceward.training.settings import AdversarialConfig
 from traceward.workflows.inputs import (
     adapter_on,
     base_policy,
+    crossing_of,
     judged_demonstrations,
     learning_policy,
     load_task,
@@ -25,7 +26,7 @@ from traceward.workflows.inputs import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from traceward.rewards.model import TraceScorer
     from traceward.training.critic import Critic
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 def arm(run: RunDirectory, name: Arm) -> None:
     """Train one policy on the questions, from the start policy, and measure it."""
-    from traceward.adapters import on_the_weights_of
+    from traceward.rewards.model import RewardModel
     from traceward.training.adversarial import AdversarialTrainer
     from traceward.training.baselines import outcome_rl
     from traceward.training.callbacks import MetricsCallback, PauseCallback, Watched
@@ -42,12 +43,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
 
     recipe = run.recipe()
     task = load_task(recipe)
-    shares = name in (Arm.ADVERSARIAL, Arm.REWARD_FROZEN) and recipe.reward.shares_backbone
-    base = base_policy(run) if shares else None
-    if base is None:
-        model, tokenizer = learning_policy(run, recipe.run.start)
-    else:
-        model, tokenizer = adapter_on(on_the_weights_of(base[0]), base[1], run, recipe.run.start)
+    model, tokenizer, base = _start(run, recipe, name)
     stage = str(name)
     seed = seeded(recipe, stage)
     directory = run.path / "policies" / stage
@@ -72,12 +68,13 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 **memory_of(recipe),
             )
         else:
-            scorer, critic, config = _scorer(run, recipe, task, name, base and base[0])
+            scorer, critic, config = _scorer(run, recipe, task, name, base)
             trainer = AdversarialTrainer(
                 policy=model,
                 tokenizer=tokenizer,
                 reward=scorer,
                 critic=critic,
+                crossing=crossing_of(run, task, scorer.tokenizer) if isinstance(scorer, RewardModel) else None,
                 demonstrations=judged_demonstrations(task, recipe),
                 questions=questions,
                 config=config,
@@ -92,6 +89,18 @@ def arm(run: RunDirectory, name: Arm) -> None:
             save_whole(critic.reward.backbone, partial(critic.reward.save, run.path / "reward-after"))
     save_policy(run, stage, model, tokenizer)
     run.finish(stage, {**measure_policy(model, tokenizer, task, recipe), "curve": curve.rows})
+
+
+def _start(
+    run: RunDirectory, recipe: Recipe, name: Arm
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PreTrainedModel | None]:
+    """The policy that learns, its tokenizer, and the base on whose weights it stands, where a reward shall too."""
+    from traceward.adapters import on_the_weights_of
+
+    if name not in (Arm.ADVERSARIAL, Arm.REWARD_FROZEN) or not recipe.reward.shares_backbone:
+        return *learning_policy(run, recipe.run.start), None
+    base, tokenizer = base_policy(run)
+    return *adapter_on(on_the_weights_of(base), tokenizer, run, recipe.run.start), base
 
 
 def _scorer(
@@ -114,6 +123,7 @@ def _scorer(
         checkpoint_gradients(learned.backbone)
     if name is Arm.REWARD_FROZEN:
         return learned, None, frozen
+    crossing = crossing_of(run, task, learned.tokenizer)
     # The seed of the warm-up: the same demonstrations stay held out.
     critic = Critic(
         learned,
@@ -121,10 +131,12 @@ def _scorer(
         recipe.critic,
         seed=recipe.run.seed,
         max_new_tokens=recipe.adversarial.max_new_tokens,
+        crossing=crossing,
     )
     learned_from = {d.problem.id for d in critic.expert}
     first = read_rollouts(run.path / "data" / "rollouts.jsonl")
-    critic.remember([rollout for rollout in first if rollout.problem_id in learned_from])
+    known = [rollout for rollout in first if rollout.problem_id in learned_from]
+    critic.remember(known if crossing is None else crossing.rollouts(known))
     return learned, critic, recipe.adversarial
 
 

@@ -6,8 +6,8 @@ tokenised once, here, by the scorer's own tokenizer and in its own format.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from traceward.data.formats import (
@@ -15,12 +15,13 @@ from traceward.data.formats import (
     Format,
     as_sampled,
     completion_text,
+    encode,
     encode_completion,
     encode_prompt,
     parse_completion,
     same_tokens,
 )
-from traceward.records import Problem, Rollout, StopReason
+from traceward.records import Problem, Rollout, StopReason, Trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,3 +58,30 @@ def crossed(
         completion = encode_completion(text, reader.tokenizer, finished=finished)
         found.append(EncodedTrace(prompts[problem.id], completion, problem.id))
     return found, True
+
+
+@dataclass(frozen=True, slots=True)
+class TextCrossing:
+    """From the policy's tokens into the reward's, in one format; see traceward.training.tokens."""
+
+    problems: Mapping[str, Problem]
+    policy: Reader
+    reward: Reader
+
+    def rollouts(self, sampled: Sequence[Rollout]) -> list[Rollout]:
+        """The same rollouts in the reward's tokens. Where one writes out what ends a text there, that is left out."""
+        end = self.reward.tokenizer.eos_token
+        plain = [replace(rollout, text=rollout.text.replace(end, "")) for rollout in sampled]
+        found, _ = crossed([(self.problems[r.problem_id], r) for r in plain], self.policy, self.reward)
+        return [
+            replace(r, prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, ref_logprobs=None)
+            for r, one in zip(sampled, found, strict=True)
+        ]
+
+    def expert(self, problem: Problem, trace: Trace, limit: int | None) -> EncodedTrace:
+        """A worked solution as if the policy had sampled it, in the reward's tokens."""
+        words = self.policy.tokenizer
+        ids = encode(problem, trace, self.policy.style, words, limit=limit)
+        stop = StopReason.END if ids.completion_ids[-1] == words.eos_token_id else StopReason.LENGTH
+        text = words.decode(ids.completion_ids, skip_special_tokens=True)
+        return as_sampled(self.rollouts([Rollout(problem.id, ids.prompt_ids, ids.completion_ids, text, stop)])[0])

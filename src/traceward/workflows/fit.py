@@ -23,7 +23,8 @@ from traceward.rewards.heads import logprobs_under
 from traceward.rewards.model import new_reward
 from traceward.training.critic import Critic
 from traceward.training.guards import Alarm, Guards
-from traceward.training.settings import CriticSettings, GuardSettings, RewardSettings, Section, check_objective
+from traceward.training.section import Section
+from traceward.training.settings import CriticSettings, GuardSettings, RewardSettings, check_objective
 from traceward.training.warmup import WarmUp, warm_up
 from traceward.workflows.evaluate import refuse_long_prompt, sample_all
 from traceward.workflows.score import Progress, context_of, encode_record, open_policy, silent

@@ -20,9 +20,10 @@ from traceward.data.tasks.stories import world as stories_world
 from traceward.data.tasks.story_words import Style
 from traceward.data.tasks.worlds import WORLDS
 from traceward.records import Demonstration, Rollout, Start, StopReason
+from traceward.training.adapter import Memory
 from traceward.training.distribution import on_main, save_whole
 from traceward.training.run_directory import RunDirectory
-from traceward.training.settings import Memory
+from traceward.workflows.boundary import Reader, TextCrossing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +103,33 @@ def base_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
     policy, tokenizer = _opened(run, *policy_places(run))
     return merged(policy), tokenizer
+
+
+def reward_base(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What the reward is made of, freshly loaded: the model of its own, or the policy's."""
+    import torch
+
+    from traceward.adapters import merged
+    from traceward.loading import load_policy
+
+    recipe = run.recipe()
+    if recipe.reward.path is None:
+        return base_policy(run)
+    dtype = getattr(torch, recipe.reward.dtype or recipe.policy.dtype)
+    model, tokenizer = load_policy(*places_of(recipe.reward.path), dtype)
+    return merged(model), tokenizer
+
+
+def crossing_of(run: RunDirectory, task: Task, reader: PreTrainedTokenizerBase) -> TextCrossing | None:
+    """How the policy's traces come to a reward that reads with `reader`; None where it reads their ids."""
+    from traceward.loading import load_tokenizer
+
+    style = run.recipe().data.format
+    policy, reward = Reader(load_tokenizer(policy_places(run)[1]), style), Reader(reader, style)
+    if policy.alike(reward):
+        return None
+    judged = (item.problem for item in (*task.demonstrations, *task.validation, *task.test))
+    return TextCrossing({problem.id: problem for problem in (*task.questions, *judged)}, policy, reward)
 
 
 def sft_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

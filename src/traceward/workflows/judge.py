@@ -30,8 +30,17 @@ from traceward.records import Demonstration, Head, Rollout, ScoredTrace, Trace, 
 from traceward.rewards.calibration import Calibration
 from traceward.training.distribution import on_main, shared_samples, shared_scores
 from traceward.training.run_directory import RunDirectory
+from traceward.training.tokens import Crossing
 from traceward.workflows.calibrate import Labelled, fit_calibration, measure_calibration
-from traceward.workflows.inputs import base_policy, load_task, prompts_of, read_rollouts, seeded, sft_policy
+from traceward.workflows.inputs import (
+    base_policy,
+    crossing_of,
+    load_task,
+    prompts_of,
+    read_rollouts,
+    seeded,
+    sft_policy,
+)
 
 if TYPE_CHECKING:
     from traceward.rewards.model import RewardModel, TraceScorer
@@ -89,7 +98,7 @@ def calibrated(run: RunDirectory, reward: RewardModel) -> Calibration | None:
         seed=seeded(recipe, "validation"),
     )
     samples = _judged([rollout for group in groups for rollout in group], task.validation, task, recipe)
-    head, scored = score_all({"reward": reward}, samples)["reward"]
+    head, scored = score_all({"reward": reward}, samples, crossing_of(run, task, reward.tokenizer))["reward"]
     return fit_calibration(_labelled(samples, scored), head)
 
 
@@ -214,19 +223,29 @@ def calibration(
     }
 
 
-def score_all(scorers: Mapping[str, TraceScorer], samples: Sequence[Sampled]) -> Scores:
-    """Every scorer's readings of the same traces."""
+def score_all(
+    scorers: Mapping[str, TraceScorer], samples: Sequence[Sampled], crossing: Crossing | None = None
+) -> Scores:
+    """Every scorer's readings of the same traces.   crossing: what the traces go through to the one named `reward`."""
     from traceward.rewards.model import STEPS
 
-    traces = [sample.encoded for sample in samples]
-    return {name: (scorer.head, shared_scores(scorer, traces, spec=STEPS)) for name, scorer in scorers.items()}
+    own = [sample.encoded for sample in samples]
+    crossed = own
+    if crossing is not None:
+        crossed = [as_sampled(rollout) for rollout in crossing.rollouts([sample.rollout for sample in samples])]
+    return {
+        name: (scorer.head, shared_scores(scorer, crossed if name == "reward" else own, spec=STEPS))
+        for name, scorer in scorers.items()
+    }
 
 
 def judge_reward(run: RunDirectory, reward: RewardModel) -> dict[str, Any]:
     """The figures of one more reward for the variants table."""
     recipe = run.recipe()
-    samples = read_samples(run, load_task(recipe), recipe)
-    found = judge_samples(samples, score_all({"reward": reward}, samples), recipe.evaluation.samples)
+    task = load_task(recipe)
+    samples = read_samples(run, task, recipe)
+    scores = score_all({"reward": reward}, samples, crossing_of(run, task, reward.tokenizer))
+    found = judge_samples(samples, scores, recipe.evaluation.samples)
     hits = found.get("localise_hit_at_1", {})
     return {
         "rerank": found["rerank"]["reward"],
@@ -250,7 +269,7 @@ def judge_run(run: RunDirectory) -> dict[str, Any]:
     if run.part("sft") is not None:
         sft = LogProbScorer(*sft_policy(run), style)
         scorers |= {"sft_logprob": sft, "sft_log_ratio": sft_log_ratio(sft, base, like=reward)}
-    scores = score_all(scorers, samples)
+    scores = score_all(scorers, samples, crossing_of(run, task, reward.tokenizer))
     on_main(write_jsonl)(run.path / "examples.jsonl", examples(samples, scores["reward"], task, recipe))
     return judge_samples(samples, scores, recipe.evaluation.samples, reward.calibration)
 

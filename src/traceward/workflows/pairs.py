@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from traceward.data.formats import EncodedTrace, encode
+from traceward.data.formats import EncodedTrace, as_sampled, encode
 from traceward.data.jsonl import write_jsonl
 from traceward.evaluation.statistics import auroc, paired_difference
 from traceward.records import Rollout, ScoredTrace, StopReason
 from traceward.training.distribution import on_main, shared_samples, shared_scores
 from traceward.training.form import held_out_scores
 from traceward.training.run_directory import RunDirectory
-from traceward.workflows.inputs import base_policy, load_task, prompts_of, seeded
+from traceward.workflows.inputs import base_policy, crossing_of, load_task, prompts_of, seeded
 
 SAMPLES = 8
 TOLERANCE = 0.05  # of the expert's length, at least one token
@@ -52,16 +52,25 @@ def matched_pairs(run: RunDirectory) -> None:
         max_new_tokens=recipe.adversarial.max_new_tokens,
         seed=seeded(recipe, "pairs"),
     )
+    crossing = crossing_of(run, task, reward.tokenizer)
     traces: list[EncodedTrace] = []
+    read: list[EncodedTrace] = []  # the same in the reward's tokens
     for item, group in zip(task.test, groups, strict=True):
         expert = encode(item.problem, item.trace, recipe.data.format, tokenizer)
         rollout = match(expert, group)
         if rollout is not None and len(traces) < 2 * recipe.evaluation.pairs:
-            traces += [expert, EncodedTrace(rollout.prompt_ids, rollout.completion_ids, item.problem.id)]
+            traces += [expert, as_sampled(rollout)]
+            if crossing is not None:
+                read += [
+                    crossing.expert(item.problem, item.trace, None),
+                    *map(as_sampled, crossing.rollouts([rollout])),
+                ]
     on_main(write_jsonl)(
         run.path / "data" / "pairs.jsonl", ({"id": t.key, "completion_ids": list(t.completion_ids)} for t in traces)
     )
-    run.finish("pairs", compare(traces, shared_scores(reward, traces, spec=reward.spec), tokenizer.eos_token_id))
+    run.finish(
+        "pairs", compare(traces, shared_scores(reward, read or traces, spec=reward.spec), tokenizer.eos_token_id)
+    )
 
 
 def compare(traces: Sequence[EncodedTrace], scored: Sequence[ScoredTrace], end: int) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from traceward.data.demonstrations import fingerprint
 from traceward.data.formats import encode
 from traceward.data.jsonl import is_unwritable
 from traceward.errors import RunError
-from traceward.records import Granularity, Head, Start, UnitSpec
+from traceward.records import Granularity, Head, Objective, Start, UnitSpec
 from traceward.training.distribution import save_whole, shared_samples
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.arms import arm, measure
 from traceward.workflows.inputs import (
     base_policy,
+    crossing_of,
     judged_demonstrations,
     learning_policy,
     load_task,
@@ -28,6 +29,7 @@ from traceward.workflows.inputs import (
     prompts_of,
     quiet,
     read_rollouts,
+    reward_base,
     save_policy,
     seeded,
     sft_policy,
@@ -35,6 +37,8 @@ from traceward.workflows.inputs import (
 )
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from traceward.rewards.model import RewardModel
     from traceward.training.callbacks import Watched
 
@@ -104,21 +108,20 @@ def rollouts(run: RunDirectory) -> None:
     run.finish("rollouts", {"rollouts": len(found)})
 
 
-def learn_reward(
-    run: RunDirectory, recipe: Recipe, *, part: str, head: Head, spec: UnitSpec
-) -> tuple[RewardModel, Watched, dict[str, Any]]:
-    """Warm-up of a new reward on the rollouts of the start policy; its metrics are the part's own."""
+def _at_its_start(
+    run: RunDirectory,
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    head: Head,
+    spec: UnitSpec,
+    seed: int,
+) -> RewardModel:
+    """The recipe's reward before warm-up, made of `model`."""
     from traceward.adapters import checkpoint_gradients
-    from traceward.rewards.heads import logprobs_under
     from traceward.rewards.model import new_reward
-    from traceward.training.callbacks import Watched
-    from traceward.training.critic import Critic
-    from traceward.training.warmup import warm_up
 
-    task = load_task(recipe)
-    model, tokenizer = base_policy(run)
-    stage = "warm-up" if part == "reward" else part
-    seed = seeded(recipe, stage)
     reward = new_reward(
         model,
         tokenizer,
@@ -134,20 +137,43 @@ def learn_reward(
         checkpoint_gradients(reward.backbone)
     if recipe.reward.start is Start.SFT:
         reward.start_from(sft_policy(run)[0])
+    return reward
+
+
+def learn_reward(
+    run: RunDirectory, recipe: Recipe, *, part: str, head: Head, spec: UnitSpec
+) -> tuple[RewardModel, Watched, dict[str, Any]]:
+    """Warm-up of a new reward on the rollouts of the start policy; its metrics are the part's own."""
+    from traceward.rewards.heads import logprobs_under
+    from traceward.training.callbacks import Watched
+    from traceward.training.critic import Critic
+    from traceward.training.warmup import warm_up
+
+    task = load_task(recipe)
+    model, tokenizer = reward_base(run)
+    crossing = crossing_of(run, task, tokenizer)
+    policy = model
+    if recipe.reward.path is not None and recipe.critic.objective is Objective.AIRL:
+        policy, _ = base_policy(run)
+    stage = "warm-up" if part == "reward" else part
+    seed = seeded(recipe, stage)
+    reward = _at_its_start(run, recipe, model, tokenizer, head=head, spec=spec, seed=seed)
     critic = Critic(
         reward,
         judged_demonstrations(task, recipe),
         recipe.critic,
         seed=recipe.run.seed,
-        policy_logprobs=logprobs_under(model, temperature=recipe.adversarial.temperature),
+        policy_logprobs=logprobs_under(policy, temperature=recipe.adversarial.temperature),
         max_new_tokens=recipe.adversarial.max_new_tokens,
+        crossing=crossing,
     )
+    first = read_rollouts(run.path / "data" / "rollouts.jsonl")
     critic.learner.prepare()
     with run.metrics(stage) as metrics:
         watched = Watched(metrics, recipe.guards)
         done = warm_up(
             critic,
-            read_rollouts(run.path / "data" / "rollouts.jsonl"),
+            first if crossing is None else crossing.rollouts(first),
             log=watched.log,
             checkpoints=run.checkpoints(part),
             parts={"metrics": watched},

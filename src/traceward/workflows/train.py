@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from traceward.config import Arm, Recipe, load_recipe
+from traceward.data.formats import same_tokens
 from traceward.data.tasks.registry import Task
 from traceward.errors import ConfigError, PausedError
 from traceward.records import Start
 from traceward.training.distribution import join, launched, on_main, place, under_deepspeed, under_fsdp
 from traceward.training.run_directory import RunDirectory, command_line
 from traceward.training.settings import per_process
-from traceward.workflows.inputs import load_task
+from traceward.workflows.inputs import load_task, places_of
 from traceward.workflows.pool import Job, work, work_together
 from traceward.workflows.progress import StageProgress
 from traceward.workflows.results import write_results
@@ -87,6 +88,8 @@ def check(recipe: Recipe, task: Task) -> None:
         per_process(recipe.sft.batch, processes, key="sft.batch")
     if recipe.run.checkpoint_every and under_deepspeed():
         raise ConfigError("run.checkpoint_every must be 0 under DeepSpeed: got more; it cannot be resumed from there")
+    if recipe.reward.path is not None:
+        _check_crossing(recipe)
     if recipe.reward.shares_backbone and (under_fsdp() or under_deepspeed()):
         raise ConfigError(
             "reward.shares_backbone must be false under FSDP and DeepSpeed, which take the weights apart: got true; "
@@ -95,6 +98,20 @@ def check(recipe: Recipe, task: Task) -> None:
     if {*recipe.run.arms} - {Arm.SFT}:
         recipe.adversarial.parts(processes)
         recipe.adversarial.check_questions(len(task.questions) + len(task.demonstrations))
+
+
+def _check_crossing(recipe: Recipe) -> None:
+    """What a reward on a model of its own can do, by the tokenizers. Raises ConfigError."""
+    from traceward.loading import load_tokenizer
+    from traceward.training.tokens import check_crossing
+
+    assert recipe.reward.path is not None
+    own = load_tokenizer(places_of(recipe.reward.path)[1])
+    path = recipe.policy.path
+    if path != "scratch" and same_tokens(own, load_tokenizer(places_of(path)[1])):
+        return
+    beside = {Arm.ADVERSARIAL, Arm.REWARD_FROZEN} & {*recipe.run.arms}
+    check_crossing(recipe.reward.head, recipe.critic.objective, recipe.adversarial if beside else None)
 
 
 def plan(recipe: Recipe) -> dict[str, tuple[str, ...]]:

@@ -92,6 +92,12 @@ def refuse_misfits(learn: Mapping[str, Recipe], use: Mapping[str, Recipe]) -> No
     learn, use: recipes by the names of their places. Raises ConfigError where questions of a place of use, with the
     longest completion where both sides read ids alike, do not fit what a reward learned at a place can read.
     """
+    for learned_at, recipe in learn.items():
+        if recipe.reward.path is not None:
+            raise ConfigError(
+                f"learn.{learned_at}: reward.path must be left out in a matrix, whose rivals read what the reward "
+                f"reads: got '{recipe.reward.path}'; remove it"
+            )
     writers = {used_at: _reader(used) for used_at, used in use.items()}
     tests = {used_at: load_task(used).test for used_at, used in use.items()}
     for learned_at, recipe in learn.items():
