@@ -71,7 +71,7 @@ def test_steps_solutions_and_answers() -> None:
         ({"steps": None}, "steps", "must be given as either steps or solution: got none"),
         ({"solution": "x"}, "steps", "must be given as either steps or solution: got both"),
         ({"steps": None, "solution": " "}, "steps", "must be a non-blank text"),
-        ({"steps": ["1 + 2 = 3.", "#### 4"]}, "answer", "must be the one the last step states, '4': got '3'"),
+        ({"steps": ["1 + 2 = 3.", "#### 4"]}, "answer", "must be the one the last step states: got '3' for '4'"),
         ({"steps": ["#### 3"]}, "steps", "must hold reasoning before the answer line"),
     ],
 )

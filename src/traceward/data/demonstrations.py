@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from traceward.data.segmentation import split_steps
 from traceward.errors import ConfigError, DataError
 from traceward.records import Demonstration, Problem, Trace
 
-SPLITS = ("train", "dev", "test")
+SPLITS = ("train", "validation", "dev", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,14 @@ def fingerprint(demonstrations: Iterable[Demonstration]) -> str:
         row = [item.problem.id, item.problem.question, list(item.trace.steps), item.trace.answer]
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
+
+
+class FieldError(ValueError):
+    """A row's fault in a field that is not its answer."""
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__(rule)
+        self.field = field
 
 
 # --- fields, shared with traces.py ------------------------------------------------------------------------------------
@@ -116,7 +124,7 @@ def _steps(row: Row) -> list[str]:
 
 def _demonstration(row: Row, line: int, faults: Faults) -> Demonstration | None:
     """One row; its first fault in each field goes to `faults`."""
-    before = len(faults.places)
+    before = len(faults.found)
 
     def read(field: str, reader: Callable[[], Any], default: Any) -> Any:
         try:
@@ -133,13 +141,13 @@ def _demonstration(row: Row, line: int, faults: Faults) -> Demonstration | None:
     stated = answer_line(steps[-1]) if steps else None
     # "Answer: 3" beside the answer "E" names the same option in other words; two numbers do contradict each other.
     if stated and answer and is_number(stated) and is_number(answer):
-        rule = f"must be the one the last step states, {stated!r}: got {answer!r}; mend one of them"
+        rule = f"must be the one the last step states: got {answer!r} for {stated!r}; mend one of them"
         faults.add(line, "answer", rule)
-    if len(faults.places) == before and answer is None:
+    if len(faults.found) == before and answer is None:
         faults.add(line, "answer", "must be there: got none; add the final answer, or end the solution with '#### …'")
-    if len(faults.places) == before and not steps:
+    if len(faults.found) == before and not steps:
         faults.add(line, "steps", "must hold reasoning before the answer line: got none; write the worked solution")
-    if len(faults.places) > before:
+    if len(faults.found) > before:
         return None
     source = row.get("source")
     return Demonstration(
@@ -151,7 +159,7 @@ def _demonstration(row: Row, line: int, faults: Faults) -> Demonstration | None:
 
 
 def find_file(path: str | Path, split: str | None) -> Path:
-    """The file meant by a path: itself, or train/dev/test.jsonl[.gz] of a directory, which `split` picks."""
+    """The file meant by a path: itself, or train/validation/dev/test.jsonl[.gz] of a directory, which `split` picks."""
     path = Path(path)
     if not path.is_dir():
         if split is not None:
@@ -168,6 +176,39 @@ def find_file(path: str | Path, split: str | None) -> Path:
     return found[0]
 
 
+def demonstrations_of(rows: Iterable[tuple[int, Row]], faults: Faults) -> DemonstrationSet:
+    """Numbered rows in our schema, checked. Broken rows are added to `faults` and passed over; of two rows with one id
+    or one question the later is broken, and both lines are named."""
+    found: list[Demonstration] = []
+    lines: list[int] = []
+    seen: dict[tuple[str, str], int] = {}
+    for line, row in rows:
+        item = _demonstration(row, line, faults)
+        if item is None:
+            continue
+        keys = (("id", item.problem.id), ("question", question_key(item.problem.question)))
+        doubled = [key for key in (keys if row.get("id") is not None else keys[1:]) if key in seen]
+        for field, key in doubled:
+            faults.add(line, field, f"must be unique: got the one of line {seen[field, key]}; remove one of the two")
+        for key in keys:
+            seen.setdefault(key, line)
+        if not doubled:
+            found.append(item)
+            lines.append(line)
+    return DemonstrationSet(tuple(found), fingerprint(found), str(faults.path), tuple(lines))
+
+
+def converted(
+    rows: Iterable[tuple[int, Row]], convert: Callable[[Row], Row] | None, faults: Faults
+) -> Iterator[tuple[int, Row]]:
+    """Rows of another schema in ours. `convert` raises ValueError for a broken row, of the answer, or FieldError."""
+    for line, row in rows:
+        try:
+            yield line, convert(row) if convert else row
+        except ValueError as error:
+            faults.add(line, error.field if isinstance(error, FieldError) else "answer", str(error))
+
+
 def read_demonstrations(
     path: str | Path, *, split: str | None = None, convert: Callable[[Row], Row] | None = None
 ) -> DemonstrationSet:
@@ -177,29 +218,9 @@ def read_demonstrations(
     """
     file = find_file(path, split)
     faults = Faults(file)
-    found: list[Demonstration] = []
-    lines: list[int] = []
-    seen: dict[tuple[str, str], int] = {}
-    for line, raw in read_jsonl(file, faults):
-        try:
-            row = convert(raw) if convert else raw
-        except ValueError as error:
-            faults.add(line, "answer", str(error))
-            continue
-        item = _demonstration(row, line, faults)
-        if item is None:
-            continue
-        keys = (("id", item.problem.id), ("question", question_key(item.problem.question)))
-        for field, key in keys if row.get("id") is not None else keys[1:]:
-            if (field, key) in seen:
-                faults.add(
-                    line, field, f"must be unique: got the one of line {seen[field, key]}; remove one of the two"
-                )
-            seen.setdefault((field, key), line)
-        found.append(item)
-        lines.append(line)
+    found = demonstrations_of(converted(read_jsonl(file, faults), convert, faults), faults)
     faults.raise_if_any()
-    return DemonstrationSet(tuple(found), fingerprint(found), str(file), tuple(lines))
+    return found
 
 
 def read_questions(path: str | Path, *, split: str | None = None) -> list[Problem]:

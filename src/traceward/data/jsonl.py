@@ -15,6 +15,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,27 +25,47 @@ Row = dict[str, Any]
 SHOWN = 10  # broken places printed; `DataError.problems` holds them all
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One broken place of a file; `rule` reads `must …: got …; what to do`."""
+
+    line: int
+    field: str
+    rule: str
+
+    @property
+    def reason(self) -> str:
+        """The rule without what was got: what faults are counted by."""
+        return f"{self.field} {self.rule.partition(': got')[0]}"
+
+
 class Faults:
     """Collects every broken place of a file, so that one run names them all."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
-        self.places: list[str] = []
+        self.found: list[Fault] = []
 
     def add(self, line: int, field: str, rule: str) -> None:
-        """Note one place; `rule` reads `must …: got …; what to do`."""
-        self.places.append(DataError.at(self.path, line, field, rule))
+        """Note one place; see `Fault`."""
+        self.found.append(Fault(line, field, rule))
+
+    @property
+    def places(self) -> list[str]:
+        """Every place as messages name it."""
+        return [DataError.at(self.path, fault.line, fault.field, fault.rule) for fault in self.found]
 
     def raise_if_any(self) -> None:
         """Raise DataError with the first places and the count, if there is any."""
-        if not self.places:
+        places = self.places
+        if not places:
             return
-        if len(self.places) == 1:
-            raise DataError(self.places[0], problems=tuple(self.places))
-        lines = [f"{self.path} must be mended in {len(self.places)} places; nothing was read", *self.places[:SHOWN]]
-        if len(self.places) > SHOWN:
-            lines.append(f"… and {len(self.places) - SHOWN} more")
-        raise DataError("\n  ".join(lines), problems=tuple(self.places))
+        if len(places) == 1:
+            raise DataError(places[0], problems=tuple(places))
+        lines = [f"{self.path} must be mended in {len(places)} places; nothing was read", *places[:SHOWN]]
+        if len(places) > SHOWN:
+            lines.append(f"… and {len(places) - SHOWN} more")
+        raise DataError("\n  ".join(lines), problems=tuple(places))
 
 
 def _reject_constant(name: str) -> float:

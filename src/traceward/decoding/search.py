@@ -16,6 +16,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,6 +28,7 @@ from traceward.data.formats import (
     same_tokens,
     stated_answer,
 )
+from traceward.data.options import answer_key
 from traceward.data.segmentation import closed_steps
 from traceward.decoding.beams import Beam, Generator
 from traceward.errors import ConfigError, DataError
@@ -218,5 +220,6 @@ def _found(tree: _Tree, judge: _Judge) -> Found:
     traces = [
         FoundTrace(beam, stated_answer(beam.text, style), read.exported) for beam, read in (ended or tree.finished)
     ]
-    ranking = rank([trace.score for trace in traces], [trace.answer for trace in traces])
+    key = partial(answer_key, question=tree.problem.question)
+    ranking = rank([trace.score for trace in traces], [trace.answer for trace in traces], key=key)
     return Found(tree.problem, tuple(traces[index] for index in ranking.order), ranking.answer, tree.sampled_tokens)

@@ -22,12 +22,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from traceward.data.grading import canonical_answer
+from traceward.data.options import answer_key
 from traceward.errors import ConfigError, DataError
 from traceward.evaluation.scorer import REWARD, Scorer, score_traces
 from traceward.evaluation.statistics import Array, Estimate, bootstrap_mean, finite, paired_difference, pass_at_k
@@ -275,9 +277,13 @@ class Ranking:
 
 
 def rerank(
-    reward: Scorer, problem: Problem, traces: Sequence[Trace], *, key: Callable[[str], str] = canonical_answer
+    reward: Scorer, problem: Problem, traces: Sequence[Trace], *, key: Callable[[str], str] | None = None
 ) -> Ranking:
-    """Order traces by the exported reward, and take the reward-weighted vote over their answers."""
+    """Order traces by the exported reward, and take the reward-weighted vote over their answers.
+
+    key: answers with the same one are one answer; left out, an option's letter and its text are, see `answer_key`.
+    """
+    key = key or partial(answer_key, question=problem.question)
     scores = [item.exported for item in score_traces(reward, problem, traces)]
     return rank(scores, [trace.answer for trace in traces], key=key)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from traceward.data.demonstrations import find_file, read_questions
 from traceward.data.formats import Format, encode_prompt, stated_answer
-from traceward.data.grading import Grade, canonical_answer, grade
+from traceward.data.grading import Grade
 from traceward.data.jsonl import Faults, read_jsonl
+from traceward.data.options import answer_key, grade_answer
 from traceward.errors import ConfigError
 from traceward.evaluation.rerank import RerankGroup, RerankTable, pass_curve, rerank_table
 from traceward.evaluation.statistics import Estimate, bootstrap_mean
@@ -163,7 +164,7 @@ def sample_all(
 
 def _graded(problem: Problem, rollout: Rollout, style: Format) -> _Graded:
     answer = stated_answer(rollout.text, style)
-    return _Graded(rollout, answer, grade(answer, problem.answer) is Grade.CORRECT)
+    return _Graded(rollout, answer, grade_answer(answer, problem) is Grade.CORRECT)
 
 
 def _scores(
@@ -212,7 +213,9 @@ def _table(
         RerankGroup(
             problem_id=problem.id,
             correct=tuple(item.correct for item in group),
-            answers=tuple((canonical_answer(item.answer) or None) if item.answer else None for item in group),
+            answers=tuple(
+                (answer_key(item.answer, problem.question) or None) if item.answer else None for item in group
+            ),
             lengths=tuple(len(item.rollout.completion_ids) for item in group),
             # The record asks for a reward; its rows are not shown where none was given.
             scores={"reward": tuple(scores[index]) if scores is not None else (0.0,) * len(group)},

@@ -10,8 +10,8 @@ import numpy as np
 
 from traceward.config import Recipe
 from traceward.data.formats import EncodedTrace, as_sampled, parse_completion, stated_answer
-from traceward.data.grading import canonical_answer
 from traceward.data.jsonl import write_jsonl
+from traceward.data.options import answer_key
 from traceward.data.segmentation import split_steps
 from traceward.data.tasks.registry import Task
 from traceward.data.traces import trace_key
@@ -51,7 +51,7 @@ Scores = Mapping[str, tuple[Head, list[ScoredTrace]]]
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One sampled trace of a test problem with its verdict."""
+    """One sampled trace of a test problem with its verdict; `answer` is what it votes for."""
 
     rollout: Rollout
     trace: Trace
@@ -75,9 +75,10 @@ def _judged(rollouts: Sequence[Rollout], items: Sequence[Demonstration], task: T
     found = []
     for rollout in rollouts:
         trace = parse_completion(rollout.text, recipe.data.format)
-        verdict = task.judge(problems[rollout.problem_id], trace)
-        answer = stated_answer(rollout.text, recipe.data.format)
-        found.append(Sampled(rollout, trace, verdict, answer, trace_key(problems[rollout.problem_id], trace)))
+        problem = problems[rollout.problem_id]
+        stated = stated_answer(rollout.text, recipe.data.format)
+        vote = answer_key(stated, problem.question) if stated else ""
+        found.append(Sampled(rollout, trace, task.judge(problem, trace), vote or None, trace_key(problem, trace)))
     return found
 
 
@@ -117,12 +118,11 @@ def groups_of(samples: Sequence[Sampled], scores: Scores, n: int) -> list[Rerank
     groups = []
     for start in range(0, len(samples), n):
         part = samples[start : start + n]
-        answers = [None if s.answer is None else canonical_answer(s.answer) for s in part]
         groups.append(
             RerankGroup(
                 problem_id=part[0].rollout.problem_id,
                 correct=tuple(bool(s.verdict.correct) for s in part),
-                answers=tuple(a or None for a in answers),
+                answers=tuple(s.answer for s in part),
                 lengths=tuple(len(s.rollout.completion_ids) for s in part),
                 scores={
                     name: tuple(item.exported for item in values[start : start + n])

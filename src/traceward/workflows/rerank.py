@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from traceward.data.demonstrations import question_key
-from traceward.data.grading import Grade, canonical_answer, grade
+from traceward.data.grading import Grade
+from traceward.data.options import answer_key, grade_answer
 from traceward.data.traces import TraceRecord, read_traces
 from traceward.evaluation.rerank import (
     RerankGroup,
@@ -107,7 +109,7 @@ def correctness(record: TraceRecord) -> bool | None:
         return record.final_correct
     if record.problem.answer is None:
         return None
-    return grade(record.stated_answer, record.problem.answer) is Grade.CORRECT
+    return grade_answer(record.stated_answer, record.problem) is Grade.CORRECT
 
 
 def _ranked(members: Sequence[int], records: Sequence[TraceRecord], readings: Readings) -> dict[str, Any]:
@@ -121,7 +123,9 @@ def _ranked(members: Sequence[int], records: Sequence[TraceRecord], readings: Re
     if not some:
         return {**row, "ranked": [], "lines": [], "scores": [], "best": None, "best_answer": None, "vote": None}
     scores = [readings.read("reward", index).exported for index in kept]
-    ranking = rank(scores, [record.stated_answer for record in some])
+    ranking = rank(
+        scores, [record.stated_answer for record in some], key=partial(answer_key, question=problem.question)
+    )
     order = ranking.order
     return {
         **row,
@@ -141,10 +145,11 @@ def _group(key: str, members: Sequence[int], records: Sequence[TraceRecord], rea
     if len(correct) < len(verdicts) or any(index in readings.skipped for index in members):
         return None
     answers = [records[index].stated_answer for index in members]
+    question = records[members[0]].problem.question
     return RerankGroup(
         problem_id=key,
         correct=correct,
-        answers=tuple((canonical_answer(answer) or None) if answer else None for answer in answers),
+        answers=tuple((answer_key(answer, question) or None) if answer else None for answer in answers),
         lengths=tuple(readings.lengths[index] for index in members),
         scores={name: tuple(readings.read(name, index).exported for index in members) for name in readings.scores},
     )

@@ -15,8 +15,9 @@ from typing import Any
 from traceward import __version__
 from traceward.data.demonstrations import find_file, read_questions
 from traceward.data.formats import encode_prompt
-from traceward.data.grading import Grade, grade
+from traceward.data.grading import Grade
 from traceward.data.jsonl import Faults, Row, fingerprint_file, read_jsonl, write_jsonl
+from traceward.data.options import grade_answer
 from traceward.data.partial import PartialRows
 from traceward.decoding.beams import Generator
 from traceward.decoding.search import Found, search
@@ -191,15 +192,15 @@ def _row(found: Found) -> Row:
     row = {"id": problem.id, "question": problem.question, **traces[0], "vote": found.vote}
     if problem.answer is not None:
         right = {
-            "final_correct": _right(traces[0]["model_answer"], problem.answer),
-            "vote_correct": _right(found.vote, problem.answer),
+            "final_correct": _right(traces[0]["model_answer"], problem),
+            "vote_correct": _right(found.vote, problem),
         }
         row |= {"answer": problem.answer, **right}
     return {**row, "sampled_tokens": found.sampled_tokens, "traces": traces}
 
 
-def _right(given: str | None, reference: str) -> bool:
-    return grade(given, reference) is Grade.CORRECT
+def _right(given: str | None, problem: Problem) -> bool:
+    return grade_answer(given, problem) is Grade.CORRECT
 
 
 def _result(rows: Sequence[Row], options: SearchOptions) -> SearchResult:
@@ -207,7 +208,10 @@ def _result(rows: Sequence[Row], options: SearchOptions) -> SearchResult:
     columns = {
         "reward": [row["final_correct"] for row in labelled],
         "weighted_vote": [row["vote_correct"] for row in labelled],
-        "oracle": [any(_right(t["model_answer"], row["answer"]) for t in row["traces"]) for row in labelled],
+        "oracle": [
+            any(_right(t["model_answer"], Problem(row["id"], row["question"], row["answer"])) for t in row["traces"])
+            for row in labelled
+        ],
     }
     measures = {name: bootstrap_mean(column, seed=options.seed) for name, column in columns.items() if column}
     return SearchResult(tuple(rows), options, len(labelled), measures)

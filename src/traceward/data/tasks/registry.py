@@ -15,7 +15,8 @@ from traceward.data.demonstrations import (
     refuse_overlap,
     split_record,
 )
-from traceward.data.grading import Grade, extract_answer, grade
+from traceward.data.grading import Grade, extract_answer
+from traceward.data.options import grade_answer
 from traceward.data.tasks import gsm8k
 from traceward.data.tasks.world import World
 from traceward.errors import DataError
@@ -46,8 +47,8 @@ class Task:
 
 
 def judge_answer(problem: Problem, trace: Trace) -> Verdict:
-    """By the final answer; which step is wrong stays unknown."""
-    found = grade(trace.answer or extract_answer("\n".join(trace.steps)), problem.answer)
+    """By the final answer, an option's by its letter or text; which step is wrong stays unknown."""
+    found = grade_answer(trace.answer or extract_answer("\n".join(trace.steps)), problem)
     return Verdict(found is Grade.CORRECT if problem.answer is not None else None)
 
 
