@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from traceward.data.formats import Format
+from traceward.data.tasks.sets import SETS
 from traceward.data.tasks.story_words import Shift
 from traceward.data.tasks.worlds import WORLDS
 from traceward.errors import ConfigError
@@ -87,9 +88,12 @@ class RunSettings(Section):
 class DataSettings(Section):
     """What the expert gave, and what is measured on."""
 
-    task: Literal["stories", "swaps", "arithmetic", "sorting", "gsm8k", "jsonl"] = "stories"
+    task: Literal["stories", "swaps", "arithmetic", "sorting", "gsm8k", "mmlu-pro", "medreason", "math", "jsonl"] = (
+        "stories"
+    )
     path: Path | None = None
-    """gsm8k and jsonl: a directory with train.jsonl[.gz] and test.jsonl[.gz], or one file that is split by hash."""
+    """All but the built-in tasks: a directory with train.jsonl[.gz] and test.jsonl[.gz], or one file that is split by
+    hash."""
     demonstrations: int | None = Field(default=None, ge=4)
     """How many of the training rows are used as demonstrations; left out: all (a built-in task never ends: 100)."""
     questions: int = Field(default=0, ge=0)
@@ -175,6 +179,17 @@ class Recipe(Section):
     adversarial: AdversarialConfig = AdversarialConfig()
     guards: GuardSettings = GuardSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _packs_of_the_set(cls, tree: Any) -> Any:
+        """A public set brings its packs of corruptions, where the recipe names none."""
+        data, critic = (tree.get("data"), tree.get("critic", {})) if isinstance(tree, dict) else (None, None)
+        task: Any = data.get("task") if isinstance(data, dict) else getattr(data, "task", None)
+        packs = SETS[task].packs if task in SETS else ()
+        if not packs or not isinstance(critic, dict) or "corruption_packs" in critic:
+            return tree
+        return {**tree, "critic": {**critic, "corruption_packs": packs}}
 
     @model_validator(mode="after")
     def _base_fits(self) -> Recipe:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,17 +42,22 @@ class DemonstrationSet:
         return f"{self.path}:{self.lines[index]}" if self.lines else f"{self.path}[{index}]"
 
 
+_MARK = re.compile(r"[\W_]")
+
+
 def question_key(question: str) -> str:
     """What makes two questions the same one."""
     text = "".join(unicodedata.normalize("NFKC", question).casefold().split()).replace("−", "-")
-    kept = []
-    for index, mark in enumerate(text):
-        before, after = text[max(index - 1, 0) : index], text[index + 1 : index + 2]
-        hyphen = mark == "-" and not (before.isalpha() and after.isalpha())
-        point = mark == "." and after.isdigit()
-        if mark.isalnum() or mark in "*/%^" or hyphen or point or unicodedata.category(mark) in {"Sm", "Ps", "Pe"}:
-            kept.append(mark)
-    return "".join(kept) or text
+    return _MARK.sub(_counted, text) or text
+
+
+def _counted(match: re.Match[str]) -> str:
+    """A mark where it counts, else nothing."""
+    text, at, mark = match.string, match.start(), match[0]
+    before, after = text[max(at - 1, 0) : at], text[at + 1 : at + 2]
+    hyphen = mark == "-" and not (before.isalpha() and after.isalpha())
+    point = mark == "." and after.isdigit()
+    return mark if mark in "*/%^" or hyphen or point or unicodedata.category(mark) in {"Sm", "Ps", "Pe"} else ""
 
 
 def fingerprint(demonstrations: Iterable[Demonstration]) -> str:
@@ -190,8 +196,8 @@ def demonstrations_of(rows: Iterable[tuple[int, Row]], faults: Faults) -> Demons
         doubled = [key for key in (keys if row.get("id") is not None else keys[1:]) if key in seen]
         for field, key in doubled:
             faults.add(line, field, f"must be unique: got the one of line {seen[field, key]}; remove one of the two")
-        for key in keys:
-            seen.setdefault(key, line)
+        for place in keys:
+            seen.setdefault(place, line)
         if not doubled:
             found.append(item)
             lines.append(line)

@@ -156,7 +156,7 @@ class Critic:
         wanted = int(share) + (rng.random() < share - int(share))
         for item in demonstrations:
             for _ in range(wanted):
-                edit = corrupt(item.problem, item.trace, rng, exclude=self.settings.exclude_corruptions)
+                edit = corrupt(item.problem, item.trace, rng, kinds=self.settings.corruption_kinds)
                 if edit is not None:
                     trace = self._encode(item.problem, edit.trace)
                     if self._reaches(trace, edit):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from traceward.data.corruptions import REGISTRY
+from traceward.data.corruptions import PACKS, REGISTRY, kinds_of
 from traceward.errors import ConfigError
 from traceward.records import (
     Baseline,
@@ -100,8 +100,10 @@ class CriticSettings(Section):
     give the same update, for a second forward pass."""
     corruptions: float = Field(default=1.0, ge=0)
     """Corrupted expert traces per expert trace."""
+    corruption_packs: tuple[str, ...] = ("general", "arithmetic", "structure")
+    """Packs whose kinds are drawn; a recipe for a public set that leaves it out gets that set's."""
     exclude_corruptions: tuple[str, ...] = ()
-    """Kinds left out, by name."""
+    """Kinds of these packs that are left out, by name."""
     rollouts_per_question: int = Field(default=16, ge=1)
     """Samples of the start policy on each demonstration's question, for warm-up."""
     learning_rate: float | None = Field(default=None, gt=0)
@@ -137,9 +139,18 @@ class CriticSettings(Section):
             raise ValueError(
                 f"exclude_corruptions must name kinds among {', '.join(REGISTRY)}: got {', '.join(unknown)}; mend them"
             )
-        if self.corruptions and not REGISTRY.keys() - {*self.exclude_corruptions}:
+        if unknown := sorted({*self.corruption_packs} - PACKS.keys()):
+            raise ValueError(
+                f"corruption_packs must name packs among {', '.join(PACKS)}: got {', '.join(unknown)}; mend them"
+            )
+        if self.corruptions and not self.corruption_kinds:
             raise ValueError("exclude_corruptions must leave a kind: got all of them; set corruptions=0 for none")
         return self
+
+    @property
+    def corruption_kinds(self) -> list[str]:
+        """The kinds that are drawn."""
+        return kinds_of(self.corruption_packs, self.exclude_corruptions)
 
 
 def per_process(total: int, processes: int, *, key: str) -> int:

@@ -15,3 +15,13 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+
+
+class DataSet(StrEnum):
+    """What `traceward data` reads."""
+
+    GSM8K = "gsm8k"
+    MMLU_PRO = "mmlu-pro"
+    MEDREASON = "medreason"
+    MATH = "math"
+    JSONL = "jsonl"  # a file of one's own, in one of the shapes of `traceward.data.shapes`

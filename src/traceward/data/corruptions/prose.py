@@ -14,6 +14,7 @@ from itertools import combinations, pairwise
 from traceward.data.corruptions.registry import Corrupted, Edit, corruption, edited, offset
 from traceward.data.formats import Format, completion_text
 from traceward.data.grading import DIGITS, Number, answers_equal, number_value, numbers_in
+from traceward.data.options import option_letter, options_of
 from traceward.data.segmentation import split_steps
 from traceward.records import Problem, Trace
 
@@ -21,7 +22,7 @@ _BOUND = re.compile(r"\b(?:an?|steps?|option|equation)\s+$", re.IGNORECASE)
 _COUNTED = re.compile(r"[ -][a-z]")
 
 
-def _editable(text: str) -> list[Number]:
+def editable(text: str) -> list[Number]:
     """Numbers that can change without a trace in grammar: not the 1 of "1 apple", not the 8 of "an 8-hour day"."""
     return [
         number
@@ -42,7 +43,7 @@ def _styled(value: int, like: str) -> str | None:
     return f"{whole:{',' if ',' in like else ''}}" + (f".{rest:0{decimals}}" if decimals else "")
 
 
-def _changed(number: Number, text: str, rng: random.Random) -> str | None:
+def changed(number: Number, text: str, rng: random.Random) -> str | None:
     """Another number in the same style: mostly a small slip, one time in four a slip of an order or of two digits."""
     digits = number.text.replace(",", "").replace(".", "")
     value = int(digits)
@@ -97,7 +98,7 @@ def _holds(step: str) -> bool | None:
     return True if found else None
 
 
-@corruption("operator-flip")
+@corruption("operator-flip", packs=["arithmetic"])
 def operator_flip(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """One sign of an equation turned ("7 + 5 = 12" -> "7 - 5 = 12"), where that changes what its neighbours give."""
     options: list[Edit] = []
@@ -115,27 +116,27 @@ def operator_flip(_problem: Problem, trace: Trace, rng: random.Random) -> Corrup
 
 
 def _places(trace: Trace) -> list[tuple[int, Number]]:
-    return [(index, number) for index, step in enumerate(trace.steps) for number in _editable(step)]
+    return [(index, number) for index, step in enumerate(trace.steps) for number in editable(step)]
 
 
-@corruption("number-change")
+@corruption("number-change", packs=["arithmetic"])
 def number_change(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """One number of one step replaced by another."""
     places = _places(trace)
     rng.shuffle(places)
     for index, number in places:
-        if new := _changed(number, trace.steps[index], rng):
+        if new := changed(number, trace.steps[index], rng):
             return edited("number-change", trace, index, (number.start, number.end), new)
     return None
 
 
-@corruption("number-change-many")
+@corruption("number-change-many", packs=["arithmetic"])
 def number_change_many(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """About a quarter of all numbers in the steps, and at least two, replaced; the span runs from first to last."""
     places = _places(trace)
     count = max(2, round(len(places) / 4))
     chosen = sorted(rng.sample(range(len(places)), count)) if len(places) > count else []
-    tried = [(*places[at], _changed(places[at][1], trace.steps[places[at][0]], rng)) for at in chosen]
+    tried = [(*places[at], changed(places[at][1], trace.steps[places[at][0]], rng)) for at in chosen]
     changes = [(index, number, new) for index, number, new in tried if new]
     if len(changes) < 2:
         return None
@@ -159,20 +160,23 @@ _LETTER = re.compile(r"\(?([A-J])\)?[.)]?")
 
 def _near_misses(problem: Problem, answer: str, rng: random.Random) -> list[tuple[int, int, str]]:
     """Edits (start, end, new) of an answer: another option, the opposite word, or another number."""
+    options = options_of(problem.question)
     if match := _LETTER.fullmatch(answer):
-        offered = set(re.findall(r"\b([A-J])[.:)]\s", problem.question)) - {match[1]} or set("ABCD") - {match[1]}
+        offered = set(options) - {match[1]} or set("ABCD") - {match[1]}
         return [(*match.span(1), letter) for letter in sorted(offered)]
+    if (chosen := option_letter(answer, options)) is not None:
+        return [(0, len(answer), text) for letter, text in options.items() if letter != chosen and text != answer]
     if opposite := _WORD_PAIRS.get(answer):
         return [(0, len(answer), opposite)]
     edits = []
-    for number in _editable(answer):
-        new = _changed(number, answer, rng)
+    for number in editable(answer):
+        new = changed(number, answer, rng)
         if new is not None and not answers_equal(answer[: number.start] + new + answer[number.end :], answer):
             edits.append((number.start, number.end, new))
     return edits
 
 
-@corruption("answer-near-miss")
+@corruption("answer-near-miss", packs=["general", "multiple-choice"])
 def answer_near_miss(problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """The answer line names a value, option or word close to the right one."""
     if trace.answer is None or not (edits := _near_misses(problem, trace.answer, rng)):
@@ -187,12 +191,12 @@ def answer_near_miss(problem: Problem, trace: Trace, rng: random.Random) -> Corr
 _UNORDERED = re.compile(r"(?:[\s\d.,+*×()$&]|\\times\b|\\cdot\b|\band\b|\bor\b)*")
 
 
-@corruption("number-swap")
+@corruption("number-swap", packs=["arithmetic"])
 def number_swap(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """Two different numbers of one step change places, where their order matters and no true equation comes out."""
     options: list[Edit] = []
     for index, step in enumerate(trace.steps):
-        for left, right in combinations(_editable(step), 2):
+        for left, right in combinations(editable(step), 2):
             between = step[left.end : right.start]
             # "$2.50 … 3 pens" must not become "$3 … 2.50 pens", nor "4 pens" "1 pens".
             alike = len(left.text.partition(".")[2]) == len(right.text.partition(".")[2])
@@ -262,8 +266,8 @@ def contradiction(_problem: Problem, trace: Trace, rng: random.Random) -> Corrup
     """A step said again later with another result; the repetition is the first wrong step."""
     options = []
     for index, step in enumerate(trace.steps):
-        for result in _editable(step)[-1:]:
-            new = _changed(result, step, rng)
+        for result in editable(step)[-1:]:
+            new = changed(result, step, rng)
             again = f"{step[: result.start]}{new}{step[result.end :]}"
             if new and again not in trace.steps:
                 options.append((index, again))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from traceward.data.formats import Format, completion_text
@@ -27,11 +27,15 @@ class Corrupted:
 Edit = tuple[int, tuple[int, int], str]  # step, characters of it, what replaces them
 Corruption = Callable[[Problem, Trace, random.Random], Corrupted | None]
 REGISTRY: dict[str, Corruption] = {}
+PACKS: dict[str, list[str]] = {}  # pack -> its kinds; a kind may be in several
+GENERAL = "general"
 _NEEDS: dict[str, re.Pattern[str]] = {}
 
 
-def corruption(kind: str, *, needs: str = "") -> Callable[[Corruption], Corruption]:
-    """Register a kind. A task's own kinds register the same way.
+def corruption(
+    kind: str, *, needs: str = "", packs: Collection[str] = (GENERAL,)
+) -> Callable[[Corruption], Corruption]:
+    """Register a kind, as one of `packs`. A task's own kinds register the same way, also in a pack of their own.
 
     needs: a pattern without which it never applies. Where no step has it the kind is not drawn at all, so that what is
     drawn for other text does not depend on it.
@@ -41,11 +45,22 @@ def corruption(kind: str, *, needs: str = "") -> Callable[[Corruption], Corrupti
         if kind in REGISTRY:
             raise ConfigError(f"corruption kinds must be unique: got {kind!r} twice; choose another name")
         REGISTRY[kind] = function
+        for pack in packs:
+            PACKS.setdefault(pack, []).append(kind)
         if needs:
             _NEEDS[kind] = re.compile(needs)
         return function
 
     return register
+
+
+def kinds_of(packs: Iterable[str], exclude: Collection[str] = ()) -> list[str]:
+    """The kinds of packs, in the order in which they were registered. Raises ConfigError for an unknown pack."""
+    wanted = set(packs)
+    if unknown := sorted(wanted - PACKS.keys()):
+        raise ConfigError(f"corruption packs must be among {', '.join(PACKS)}: got {', '.join(unknown)}; mend them")
+    chosen = {kind for pack in wanted for kind in PACKS[pack]} - {*exclude}
+    return [kind for kind in REGISTRY if kind in chosen]
 
 
 def corrupt(
@@ -79,3 +94,29 @@ def edited(kind: str, trace: Trace, index: int, place: tuple[int, int], new: str
     wrong = replace(trace, steps=(*trace.steps[:index], step[:start] + new + step[end:], *trace.steps[index + 1 :]))
     begin = offset(wrong, index) + start
     return Corrupted(kind, wrong, index, (begin, begin + len(new)))
+
+
+def chosen(kind: str, trace: Trace, edits: Sequence[Edit], rng: random.Random) -> Corrupted | None:
+    """One of several edits; None where there is none."""
+    return edited(kind, trace, *rng.choice(edits)) if edits else None
+
+
+_ARTICLE = re.compile(r"\b(?P<article>an?)(?P<space> )$", re.IGNORECASE)
+_UNSURE = re.compile(r"u|eu|ho|one|[A-Z]{2}|\d", re.IGNORECASE)  # "a unit", "an hour", "an MRI", "an 8-hour"
+
+
+def reworded(step: str, place: tuple[int, int], new: str) -> tuple[tuple[int, int], str] | None:
+    """Where words of a step are replaced by what: with the case of the first letter, and with "a" or "an" before them
+    as the new ones want it. None where that is unsure, and would show."""
+    start, end = place
+    old = step[start:end]
+    if old[0].isupper() != new[0].isupper() and (old[0].isupper() or not new[1:2].isupper()):
+        new = (new[0].upper() if old[0].isupper() else new[0].lower()) + new[1:]
+    article = _ARTICLE.search(step[:start])
+    vowel = new[0].lower() in "aeiou"
+    if article is None or vowel is (old[0].lower() in "aeiou"):
+        return place, new
+    if _UNSURE.match(old) or _UNSURE.match(new):
+        return None
+    begun = article["article"][0] + ("n" if vowel else "")
+    return (article.start(), end), f"{begun} {new}"

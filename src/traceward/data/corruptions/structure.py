@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise, permutations
 
-from traceward.data.corruptions.registry import Corrupted, Edit, corruption, edited, offset
+from traceward.data.corruptions.registry import Corrupted, Edit, chosen, corruption, offset
 from traceward.data.formats import Format, completion_text
 from traceward.records import Problem, Trace
 
@@ -33,11 +33,7 @@ def _rewritten(index: int, step: str, changes: Sequence[tuple[re.Match[str], str
     return index, (start, end), text
 
 
-def _chosen(kind: str, trace: Trace, options: Sequence[Edit], rng: random.Random) -> Corrupted | None:
-    return edited(kind, trace, *rng.choice(options)) if options else None
-
-
-@corruption("value-swap", needs=_LISTED)
+@corruption("value-swap", needs=_LISTED, packs=["structure"])
 def value_swap(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """Two values of a list change places."""
     options: list[Edit] = []
@@ -45,10 +41,10 @@ def value_swap(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted
         found = _entries(step)
         pairs = [(a, b) for a, b in combinations(found, 2) if a["value"] != b["value"]]
         options += [_rewritten(index, step, [(a, b["value"]), (b, a["value"])]) for a, b in pairs]
-    return _chosen("value-swap", trace, options, rng)
+    return chosen("value-swap", trace, options, rng)
 
 
-@corruption("value-repeat", needs=_LISTED)
+@corruption("value-repeat", needs=_LISTED, packs=["structure"])
 def value_repeat(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """A value of a list replaced by another one of it: two have the same now, and one thing is gone."""
     options: list[Edit] = []
@@ -56,10 +52,10 @@ def value_repeat(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupt
         found = _entries(step)
         pairs = [(a, b) for a, b in permutations(found, 2) if a["value"] != b["value"]]
         options += [(index, a.span("value"), b["value"]) for a, b in pairs]
-    return _chosen("value-repeat", trace, options, rng)
+    return chosen("value-repeat", trace, options, rng)
 
 
-@corruption("value-stale", needs=_LISTED)
+@corruption("value-stale", needs=_LISTED, packs=["structure"])
 def value_stale(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """A list that stays as the last one was, where it should have changed."""
     options: list[Edit] = []
@@ -71,7 +67,7 @@ def value_stale(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupte
         if changed:
             options.append(_rewritten(index, step, changed))
         known |= {entry["key"]: entry["value"] for entry in found}
-    return _chosen("value-stale", trace, options, rng)
+    return chosen("value-stale", trace, options, rng)
 
 
 # ---- "(1) "ash" < (2) ["bay" ? "beech"]" -----------------------------------------------------------------------------
@@ -91,7 +87,7 @@ def _chains(trace: Trace) -> list[tuple[int, list[re.Match[str]]]]:
     ]
 
 
-@corruption("chain-swap", needs=_ORDERED)
+@corruption("chain-swap", needs=_ORDERED, packs=["structure"])
 def chain_swap(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """Neighbours in a chain change places; numbers before them stay."""
     options: list[Edit] = []
@@ -99,19 +95,19 @@ def chain_swap(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted
         for one, two in pairwise(items):
             between = trace.steps[index][one.end("words") : two.start("words")]
             options.append((index, (one.start("words"), two.end("words")), two["words"] + between + one["words"]))
-    return _chosen("chain-swap", trace, options, rng)
+    return chosen("chain-swap", trace, options, rng)
 
 
-@corruption("chain-drop", needs=_ORDERED)
+@corruption("chain-drop", needs=_ORDERED, packs=["structure"])
 def chain_drop(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """An item of a chain left out."""
     options: list[Edit] = []
     for index, items in _chains(trace):
         options += [(index, (one.start(), two.start()), "") for one, two in pairwise(items)]
-    return _chosen("chain-drop", trace, options, rng)
+    return chosen("chain-drop", trace, options, rng)
 
 
-@corruption("tie-broken", needs=r'" \? "')
+@corruption("tie-broken", needs=r'" \? "', packs=["structure"])
 def tie_broken(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """Words whose order is open, put in the order they stand in."""
     options: list[Edit] = []
@@ -121,7 +117,7 @@ def tie_broken(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted
             if item["words"].startswith("[") and not named:
                 words = re.findall('"[^"]+"', item["words"])
                 options.append((index, item.span(), " < ".join((item["number"] or "") + word for word in words)))
-    return _chosen("tie-broken", trace, options, rng)
+    return chosen("tie-broken", trace, options, rng)
 
 
 # ---- "So the answer is (B)" ------------------------------------------------------------------------------------------
@@ -130,7 +126,7 @@ _OPTION = re.compile(r"^\((?P<letter>[A-Z])\) (?P<text>.+?)\.?$", re.MULTILINE)
 _CONCLUDES = r"answer is (?:\([A-Z]\)|(?:[a-z']+ ){2,}[a-z']+$)"
 
 
-@corruption("conclusion", needs=_CONCLUDES)
+@corruption("conclusion", needs=_CONCLUDES, packs=["structure"])
 def conclusion(problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """Another option, or two words of a list the wrong way round, in the last step and in the answer line."""
     last = trace.steps[-1] if trace.steps else ""
@@ -162,7 +158,7 @@ _NEGATIVE = r"(?<![\w)])-\d"
 _RESULT = re.compile(r"= \(?(?P<sign>-?)[1-9]\d*(?=\)?(?:\.| = |$))")
 
 
-@corruption("result-sign", needs=_NEGATIVE)
+@corruption("result-sign", needs=_NEGATIVE, packs=["arithmetic"])
 def result_sign(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
     """The sign of a result turned, where there are negative numbers at all."""
     options: list[Edit] = [
@@ -171,4 +167,4 @@ def result_sign(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupte
         if re.search(_NEGATIVE, step)
         for match in _RESULT.finditer(step)
     ]
-    return _chosen("result-sign", trace, options, rng)
+    return chosen("result-sign", trace, options, rng)

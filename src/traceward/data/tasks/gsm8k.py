@@ -6,9 +6,7 @@ Official: `question`, and an `answer` of solution lines with calculator notes <<
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from traceward.data.demonstrations import DemonstrationSet, read_demonstrations
 from traceward.data.jsonl import Row
 
 _NOTE = re.compile(r"<<[^<>]*>>")
@@ -32,8 +30,3 @@ def convert(row: Row) -> Row:
     lines = (_NOTE.sub("", line).strip() for line in match["solution"].split("\n"))
     steps = [line for line in lines if line]
     return {"source": "GSM8K", **row, "steps": steps, "answer": plain_number(match["answer"])}
-
-
-def load(path: str | Path, split: str | None = None) -> DemonstrationSet:
-    """Demonstrations of a file, or of a directory's split ("train", "test")."""
-    return read_demonstrations(path, split=split, convert=convert)

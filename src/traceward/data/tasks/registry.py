@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from traceward.data.demonstrations import (
-    DemonstrationSet,
     fingerprint,
     hash_split,
+    question_key,
     read_demonstrations,
+    read_questions,
     refuse_overlap,
     split_record,
 )
 from traceward.data.grading import Grade, extract_answer
 from traceward.data.options import grade_answer
-from traceward.data.tasks import gsm8k
+from traceward.data.tasks.sets import SETS
 from traceward.data.tasks.world import World
 from traceward.errors import DataError
 from traceward.records import Demonstration, Problem, Trace, Verdict
@@ -92,36 +95,59 @@ def _questions(items: Iterable[Demonstration]) -> frozenset[str]:
 def jsonl_task(
     path: Path, *, demonstrations: int | None, questions: int, validation: int, test: int, name: str = "jsonl"
 ) -> Task:
-    """A task from files: a directory with train and test splits, or one file split by the hash of its questions."""
-    read = gsm8k.load if name == "gsm8k" else read_demonstrations
-    if path.is_dir():
-        train, held = read(path, split="train"), read(path, split="test")
-        refuse_overlap(train, held)
-        shares = {"train": 1 - SPLITS["validation"], "validation": SPLITS["validation"]}
-        parts = hash_split(train.demonstrations, fractions=shares, salt=SALT)
-        tested = held.demonstrations
-    else:
-        train, held = read(path), None
-        shares = dict(SPLITS)
-        parts = hash_split(train.demonstrations, fractions=shares, salt=SALT)
-        tested = parts["test"]
+    """A task from files: a directory with train, test and perhaps validation splits, or one file.
+
+    What has no file is split off by the hash of its questions. Of further questions, those of train come first, then
+    those of a file `questions`.
+    """
+    read = partial(read_demonstrations, convert=SETS[name].convert if name in SETS else None)
+    given = {split: read(path, split=split) for split in _splits(path)} if path.is_dir() else {"train": read(path)}
+    for first, second in combinations(given.values(), 2):
+        refuse_overlap(first, second)
+    parts = {split: found.demonstrations for split, found in given.items()}
+    missing = {split: SPLITS[split] for split in ("validation", "test") if split not in given}
+    shares = {"train": 1 - sum(missing.values()), **missing}
+    if missing:
+        parts |= hash_split(parts["train"], fractions=shares, salt=SALT)
     expert = parts["train"][:demonstrations]
-    if len(expert) < 4 or not tested:
+    if len(expert) < 4 or not parts["test"]:
         raise DataError(
-            f"{path} must give at least 4 demonstrations and 1 test problem: got {len(expert)} and {len(tested)}; "
-            "add rows or point to a directory with train.jsonl and test.jsonl"
+            f"{path} must give at least 4 demonstrations and 1 test problem: got {len(expert)} and "
+            f"{len(parts['test'])}; add rows or point to a directory with train.jsonl and test.jsonl"
         )
-    further = parts["train"][len(expert) : len(expert) + questions]
+    further = [item.problem for item in parts["train"][len(expert) :]]
+    if len(further) < questions and path.is_dir() and _there(path, "questions"):
+        further += _unseen(path, [item.problem for part in parts.values() for item in part])
     return Task(
         name=name,
         demonstrations=expert,
-        questions=tuple(item.problem for item in further),
+        questions=tuple(further[:questions]),
         validation=parts["validation"][:validation],
-        test=tuple(tested[:test]),
+        test=tuple(parts["test"][:test]),
         judge=judge_answer,
-        record={"split": split_record(parts, fractions=shares, salt=SALT), **_fingerprints(train, held)},
+        record={
+            "split": split_record(parts, fractions=shares, salt=SALT),
+            **{split: found.fingerprint for split, found in given.items()},
+        },
     )
 
 
-def _fingerprints(train: DemonstrationSet, held: DemonstrationSet | None) -> dict[str, str]:
-    return {"train": train.fingerprint, **({"test": held.fingerprint} if held else {})}
+def _there(path: Path, stem: str) -> bool:
+    return any((path / f"{stem}{end}").is_file() for end in (".jsonl", ".jsonl.gz"))
+
+
+def _splits(path: Path) -> list[str]:
+    """Train and test must be there, validation may be."""
+    return ["train", *(["validation"] if _there(path, "validation") else []), "test"]
+
+
+def _unseen(path: Path, known: Iterable[Problem]) -> list[Problem]:
+    """The questions of the file `questions`. Raises DataError where one of them is among `known`."""
+    keys = {question_key(problem.question) for problem in known}
+    found = read_questions(path, split="questions")
+    if doubled := [problem.id for problem in found if question_key(problem.question) in keys]:
+        raise DataError(
+            f"{path} must hold no question of another split under questions: got {', '.join(doubled[:10])}; "
+            "prepare it with traceward data, or remove them"
+        )
+    return found

@@ -1,0 +1,68 @@
+"""Rows of multiple-choice sets in our schema: options become lines of the question, the answer becomes its letter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from traceward.data.demonstrations import FieldError
+from traceward.data.grading import extract_answer
+from traceward.data.jsonl import Row
+from traceward.data.options import option_letter, options_of, with_options
+
+
+def _listed(options: object) -> list[Any]:
+    """Options as a list, of what sets give: a list, letters with texts, either of them as JSON, or lettered lines."""
+    if isinstance(options, Mapping):
+        return [options[letter] for letter in sorted(options)]
+    if isinstance(options, str):
+        try:
+            return _listed(json.loads(options))
+        except ValueError:
+            return list(options_of(options).values())
+    return list(options) if isinstance(options, list | tuple) else []
+
+
+def asked(row: Row) -> str:
+    """The question with its options below it. Raises FieldError where the row gives options that cannot be read."""
+    question, options = row.get("question"), row.get("options") or row.get("choices")
+    if not isinstance(question, str) or not question.strip():
+        raise FieldError("question", f"must be a non-blank string: got {question!r}; write the question there")
+    if not options:
+        return question
+    try:
+        return with_options(question, _listed(options))
+    except ValueError as error:
+        raise FieldError("options", str(error)) from None
+
+
+def choice(row: Row, *, reasoning: object, answer: object) -> Row:
+    """A row in our schema: `question` with its options, `answer` as a letter, and the reasoning where there is one.
+
+    Raises FieldError where there are no options, where the answer names none of them, or where the reasoning ends with
+    another one.
+    """
+    question = asked(row)
+    options = options_of(question)
+    if not options:
+        raise FieldError("options", "must be in the row or below the question: got none; add them, or use jsonl")
+    letter = option_letter(answer, options) if isinstance(answer, str) else None
+    if letter is None:
+        raise FieldError("answer", f"must be one of the options {', '.join(options)}: got {answer!r}; mend that row")
+    found: Row = {"question": question, "answer": letter}
+    found |= {key: row[key] for key in ("id", "source", "split") if row.get(key) is not None}
+    if isinstance(reasoning, list):
+        text = "\n".join(step for step in reasoning if isinstance(step, str))
+        found["steps"] = reasoning
+    elif isinstance(reasoning, str):
+        text = found["solution"] = reasoning
+    else:
+        text = ""
+    if not text.strip():
+        return {key: value for key, value in found.items() if key not in ("steps", "solution")}
+    stated = option_letter(extract_answer(text) or "", options)
+    if stated not in (None, letter):
+        rule = f"must be the option that the reasoning ends with: got {letter} for {stated}; mend one of them"
+        raise FieldError("answer", rule)
+    return found
