@@ -101,9 +101,9 @@ def prepare(sources: Sequence[Source], read: Reader, *, questions: bool, limit: 
     experts = {split: [i for i in items if isinstance(i, Demonstration)] for split, items in kept.items()}
     asked = {split: tuple(i for i in items if isinstance(i, Problem)) for split, items in kept.items()}
     parts, divided = _part(experts)
+    _enough(parts, found)
     counts = tuple(one.count() for one in found)
     refused = tuple((one.source.path, fault) for one in found for fault in one.faults.found)
-    _enough(parts, counts)
     without = {QUESTIONS: (*asked[TRAIN], *asked[VALIDATION]), TEST_QUESTIONS: asked[TEST]}
     return Prepared(parts, without, counts, refused, divided)
 
@@ -203,17 +203,15 @@ def _part(experts: Mapping[str, list[Demonstration]]) -> tuple[dict[str, tuple[D
     return {**given, **hash_split(given[TRAIN], fractions=shares, salt=SALT)}, shares
 
 
-def _enough(parts: Mapping[str, Sequence[Demonstration]], counts: Sequence[Count]) -> None:
+def _enough(parts: Mapping[str, Sequence[Demonstration]], found: Sequence[_Read]) -> None:
     got = {split: len(parts.get(split, ())) for split in AT_LEAST}
     if all(got[split] >= least for split, least in AT_LEAST.items()):
         return
-    reasons: Counter[str] = Counter()
-    for count in counts:
-        reasons.update(count.refused)
-    why = "".join(f"; {rows} refused, {reason}" for reason, rows in reasons.most_common(3))
+    places = tuple(place for one in found for place in one.faults.places)
     raise DataError(
-        f"{', '.join(count.path for count in counts)} must give at least 4 demonstrations and 1 test problem: got "
-        f"{got[TRAIN]} and {got[TEST]}{why}; mend or add rows"
+        f"{', '.join(one.source.path for one in found)} must give at least 4 demonstrations and 1 test problem: got "
+        f"{got[TRAIN]} and {got[TEST]}, with {len(places)} places refused; mend or add rows",
+        problems=places,
     )
 
 
