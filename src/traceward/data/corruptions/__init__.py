@@ -14,7 +14,8 @@ The checker of `stories` agrees with `first_error` for every kind but `step-dele
 each step against the story alone, so a missing or a late premise is no error to it.
 """
 
-from traceward.data.corruptions import choices, clinical, prose, structure
+# New files come last: what is drawn follows the order in which kinds are registered.
+from traceward.data.corruptions import prose, structure, choices, clinical  # isort: skip
 from traceward.data.corruptions.registry import PACKS, REGISTRY, Corrupted, Corruption, corrupt, corruption, kinds_of
 
 __all__ = [

@@ -20,9 +20,10 @@ from traceward.records import Problem, Trace
 PACKS = ("multiple-choice",)
 # "(F)", "option F", "\boxed{F}", "the answer is F."; the A of "the answer is A function" is none.
 _MENTION = re.compile(
-    r"(?:(?<!\w)\(|\b(?:[Oo]ption|[Cc]hoice) \(?|\\boxed\{)(?P<letter>[A-Z])(?![\w'’])"
-    r"|\b[Aa]nswer(?: is)?:? (?P<said>[A-Z])(?=[.,;]|$)"
+    r"(?<!\w)\((?P<round>[A-Z])\)(?!\w)|\\boxed\{(?P<boxed>[A-Z])\}"
+    r"|\b(?:[Oo]ption|[Cc]hoice) (?P<named>[A-Z])(?![\w'’])|\b[Aa]nswer(?: is)?:? (?P<said>[A-Z])(?=[.,;]|$)"
 )
+_LISTS = re.compile(r"\s*\(?[A-Z][.):]\s")  # "A. Acetylcholine …" repeats the question
 _SHORTEST = 4  # characters of an option's text, unless it holds a number of two digits: "no" may stand anywhere
 
 
@@ -30,9 +31,10 @@ def _mentions(step: str, options: Mapping[str, str]) -> list[tuple[tuple[int, in
     """Where a step names an option by its letter."""
     found = []
     for match in _MENTION.finditer(step):
-        group = "letter" if match["letter"] else "said"
-        if match[group] in options:
-            found.append((match.span(group), match[group]))
+        assert match.lastgroup is not None  # the one that took part
+        letter = match[match.lastgroup]
+        if letter in options:
+            found.append((match.span(match.lastgroup), letter))
     return found
 
 
@@ -62,15 +64,17 @@ def option_conclusion(problem: Problem, trace: Trace, rng: random.Random) -> Cor
     if right is None or trace.answer is None or not trace.steps:
         return None
     last = trace.steps[-1]
-    places = [(place, letter) for place, letter in _mentions(last, options) if letter == right]
-    if not places or len({letter for _, letter in _mentions(last, options)}) > 1:
+    named = _mentions(last, options)
+    if {letter for _, letter in named} != {right}:
         return None
     new = rng.choice([letter for letter in options if letter != right])
-    edits = [(place, new) for place, _ in places]
+    edits = [(place, new) for place, _ in named]
     edits += [(place, options[new].rstrip(". ")) for place, letter in _texts(last, options) if letter == right]
     step = last
     for (start, end), text in sorted(edits, reverse=True):
         step = step[:start] + text + step[end:]
+    if re.search(rf"(?<!\w){re.escape(options[right].rstrip('. '))}(?!\w)", step, re.IGNORECASE):
+        return None  # "(F) no": too short a text to be told from other words
     answer = re.sub(rf"\b{right}\b", new, trace.answer, count=1) if right in _lettered(trace.answer) else options[new]
     wrong = replace(trace, steps=(*trace.steps[:-1], step), answer=answer)
     start = offset(wrong, len(wrong.steps) - 1) + min(place[0] for place, _ in edits)
@@ -105,7 +109,7 @@ def option_text(problem: Problem, trace: Trace, rng: random.Random) -> Corrupted
     right = option_letter(trace.answer or "", options)
     edits: list[Edit] = []
     for index, step in enumerate(trace.steps if right else ()):
-        if _mentions(step, options):
+        if _mentions(step, options) or _LISTS.match(step):
             continue
         for place, letter in _texts(step, options):
             for other in _others(letter, right or "", options):

@@ -10,6 +10,7 @@ from traceward.data.corruptions.clinical_words import (
     DIRECTIONS,
     DRUGS,
     GUIDELINES,
+    OF_ONE_AGE,
     OF_ONE_SEX,
     PARTS,
     PREFIXED,
@@ -43,7 +44,7 @@ def _flips(step: str, pattern: str, opposite: Mapping[str, str]) -> Iterator[tup
     """Words turned into their opposites, where the step does not hold both: "neither increases nor decreases"."""
     for match in re.finditer(pattern, step):
         new = opposite[match[0].lower()]
-        if not _holds(step, new) or new in match[0].lower() or match[0].lower() in new:
+        if not _holds(step, new):
             yield match.span(), new
 
 
@@ -120,15 +121,16 @@ def unit_change(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupte
 _AGE = r"(?<![\d.,])(?P<age>[1-9]\d?)(?=[ -]years?[ -]old\b)"
 _SEX = _words(SEXES)
 _FIXED = re.compile(rf"(?i)\b(?:{_any(PRONOUNS)})\b|\b(?:{_any(OF_ONE_SEX)})")
+_AGED = re.compile(rf"(?i)\b(?:{_any(OF_ONE_AGE)})")
 _FAR = 15  # years
 
 
 @corruption("demographic-change", needs=f"{_AGE}|{_SEX}", packs=PACKS)
 def demographic_change(_problem: Problem, trace: Trace, rng: random.Random) -> Corrupted | None:
-    """Another age, or the other sex where nothing else in the step tells it."""
+    """Another age or the other sex, where nothing else in the step tells it."""
     edits: list[Edit] = []
     for index, step in enumerate(trace.steps):
-        for match in re.finditer(_AGE, step):
+        for match in () if _AGED.search(step) else re.finditer(_AGE, step):
             age = int(match["age"])
             others = [age + years for years in (-3 * _FAR, -_FAR, _FAR, 3 * _FAR) if 1 < age + years < 100]
             edits += [(index, match.span(), str(new)) for new in others if _sounds(new) == _sounds(age)]

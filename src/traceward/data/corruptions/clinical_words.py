@@ -48,10 +48,10 @@ PARTS = _listed(
 GUIDELINES: Mapping[str, str] = _pairs(
     "first-line/second-line; is recommended/is not recommended; are recommended/are not recommended;"
     "should be/should not be; is contraindicated/is indicated; are contraindicated/are indicated; safe in/unsafe in;"
-    "is required/is not required; inpatient/outpatient; oral/intravenous; orally/intravenously;"
-    "monotherapy/combination therapy; discontinue/continue; discontinued/continued; systemic/topical;"
-    "sensitivity/specificity; bacterial/viral; emergency surgery/elective surgery; sufficient/insufficient"
-)
+    "is required/is not required; inpatient/outpatient; oral therapy/intravenous therapy;"
+    "orally/intravenously; monotherapy/combination therapy; systemic/topical; sensitivity/specificity;"
+    "bacterial infection/viral infection; emergency surgery/elective surgery; sufficient/insufficient"
+) | {"discontinue": "continue", "discontinued": "continued"}  # not the other way: "continues to rise"
 
 UNITS: Mapping[str, tuple[str, ...]] = {
     "mg": ("g", "mcg"),
@@ -94,11 +94,13 @@ VALUED = (
 )
 
 SEXES: Mapping[str, str] = _pairs(
-    "man/woman; men/women; male/female; males/females; boy/girl; boys/girls; father/mother; son/daughter;"
-    "husband/wife; brother/sister; gentleman/lady"
+    "man/woman; men/women; male/female; males/females; boy/girl; boys/girls; father/mother;husband/wife; gentleman/lady"
 )
-# Where these stand, another sex would contradict the sentence itself, and show.
+# Where these stand, another sex or age would contradict the sentence itself, and show.
 PRONOUNS = _listed("he she his her him hers himself herself")
+OF_ONE_AGE = _listed(
+    "boy girl infant newborn neonat toddler child pediatric adolescen teenage school elderly geriatric menopaus"
+)
 OF_ONE_SEX = _listed("pregnan menstru menopaus ovar uter vagin cervical prostat testi peni scrot lactat gestation")
 
 _CLASSES = (

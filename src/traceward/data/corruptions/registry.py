@@ -102,7 +102,7 @@ def chosen(kind: str, trace: Trace, edits: Sequence[Edit], rng: random.Random) -
 
 
 _ARTICLE = re.compile(r"\b(?P<article>an?)(?P<space> )$", re.IGNORECASE)
-_UNSURE = re.compile(r"u|eu|ho|one|[A-Z]{2}|\d", re.IGNORECASE)  # "a unit", "an hour", "an MRI", "an 8-hour"
+_UNSURE = re.compile(r"(?i:u|eu|ho|one)|[A-Z]{2}|\d")  # "a unit", "an hour", "an MRI", "an 8-hour"
 
 
 def reworded(step: str, place: tuple[int, int], new: str) -> tuple[tuple[int, int], str] | None:
