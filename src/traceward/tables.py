@@ -72,7 +72,7 @@ def show(tables: Sequence[Table], *, stderr: bool = False, pictures: Sequence[Re
         console.print(title, style="bold")
         console.print(table)
         if caption:
-            console.print(caption, style="dim", highlight=False)
+            console.print(caption, style="dim", highlight=False, soft_wrap=True)
         console.print()
 
 
