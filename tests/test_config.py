@@ -181,6 +181,34 @@ def test_a_task_with_files_needs_a_path_and_stories_take_none(recipe: Path) -> N
     assert load_recipe(recipe, ["data.task=jsonl", "data.path=there"]).data.path == Path("there")
 
 
+def test_a_public_set_brings_its_packs_of_corruptions(recipe: Path) -> None:
+    usual = ("general", "arithmetic", "structure")
+    assert load_recipe(recipe).critic.corruption_packs == usual
+    for task, packs in {
+        "gsm8k": usual,
+        "jsonl": usual,
+        "mmlu-pro": ("general", "arithmetic", "multiple-choice"),
+        "medreason": ("general", "multiple-choice", "clinical"),
+    }.items():
+        asked = [f"data.task={task}", "data.path=there"]
+        assert load_recipe(recipe, asked).critic.corruption_packs == packs
+        found = load_recipe(recipe, [*asked, 'critic.corruption_packs=["clinical"]', "critic.grad_norm=2.0"])
+        assert found.critic.corruption_packs == ("clinical",)
+        assert load_recipe(recipe, [*asked, "critic.grad_norm=2.0"]).critic.corruption_packs == packs
+        assert resolve(json.loads(found.model_dump_json()), where="config.json") == found
+    kinds = load_recipe(recipe, ["data.task=medreason", "data.path=there"]).critic.corruption_kinds
+    assert {"direction-flip", "option-text", "entity-swap"} <= set(kinds)
+    assert "operator-flip" not in kinds
+
+
+def test_packs_are_checked(recipe: Path) -> None:
+    assert "must name packs among arithmetic, general" in refusal(recipe, 'critic.corruption_packs=["legal"]')
+    text = refusal(recipe, 'critic.corruption_packs=["clinical"]', 'critic.exclude_corruptions=["direction-flap"]')
+    assert "got direction-flap" in text
+    assert "must leave a kind of corruption_packs" in refusal(recipe, "critic.corruption_packs=[]")
+    assert load_recipe(recipe, ["critic.corruption_packs=[]", "critic.corruptions=0"]).critic.corruption_kinds == []
+
+
 def test_a_resolved_recipe_round_trips_through_json(recipe: Path) -> None:
     found = load_recipe(recipe, ["data.task=jsonl", "data.path=there", "reward.interval=5", "run.arms=[]"])
     dumped = json.loads(json.dumps(found.model_dump(mode="json")))

@@ -156,7 +156,11 @@ def test_a_recipe_takes_the_splits_that_are_there(tmp_path: Path) -> None:
     assert numbers(task.validation) == [70, 71]
     assert numbers(task.test) == [80]
     assert numbers(task.questions) == [58, 59, 90, 91]  # those of train come first
-    assert numbers(task_of(tmp_path, demonstrations=58, questions=1).questions) == [58]
+    few = task_of(tmp_path, demonstrations=58, questions=1)
+    assert numbers(few.questions) == [58]
+    # A run says what it has read.
+    assert set(task.record) - set(few.record) == {"questions"}
+    assert {"train", "validation", "test"} <= set(few.record)
 
 
 def test_a_directory_without_validation_is_divided_as_before(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_critic_settings_that_do_nothing_are_refused(wrong: dict[str, object], s
 def test_leaving_out_every_corruption_is_said_in_one_way() -> None:
     from traceward.data.corruptions import REGISTRY
 
-    with pytest.raises(ValueError, match="must leave a kind: got all of them; set corruptions=0"):
+    with pytest.raises(ValueError, match="must leave a kind of corruption_packs: got none; set corruptions=0"):
         CriticSettings(exclude_corruptions=tuple(REGISTRY))
     assert CriticSettings(exclude_corruptions=tuple(REGISTRY), corruptions=0).corruptions == 0
     assert CriticSettings(replay=0, replay_share=0).replay == 0

@@ -144,7 +144,9 @@ class CriticSettings(Section):
                 f"corruption_packs must name packs among {', '.join(PACKS)}: got {', '.join(unknown)}; mend them"
             )
         if self.corruptions and not self.corruption_kinds:
-            raise ValueError("exclude_corruptions must leave a kind: got all of them; set corruptions=0 for none")
+            raise ValueError(
+                "exclude_corruptions must leave a kind of corruption_packs: got none; set corruptions=0 for none"
+            )
         return self
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from traceward.data.demonstrations import (
+    find_file,
     fingerprint,
     hash_split,
     question_key,
@@ -19,6 +20,7 @@ from traceward.data.demonstrations import (
     split_record,
 )
 from traceward.data.grading import Grade, extract_answer
+from traceward.data.jsonl import fingerprint_file
 from traceward.data.options import grade_answer
 from traceward.data.tasks.sets import SETS
 from traceward.data.tasks.world import World
@@ -115,9 +117,11 @@ def jsonl_task(
             f"{path} must give at least 4 demonstrations and 1 test problem: got {len(expert)} and "
             f"{len(parts['test'])}; add rows or point to a directory with train.jsonl and test.jsonl"
         )
+    prints = {split: found.fingerprint for split, found in given.items()}
     further = [item.problem for item in parts["train"][len(expert) :]]
     if len(further) < questions and path.is_dir() and _there(path, "questions"):
         further += _unseen(path, [item.problem for part in parts.values() for item in part])
+        prints["questions"] = fingerprint_file(find_file(path, "questions"))
     return Task(
         name=name,
         demonstrations=expert,
@@ -125,10 +129,7 @@ def jsonl_task(
         validation=parts["validation"][:validation],
         test=tuple(parts["test"][:test]),
         judge=judge_answer,
-        record={
-            "split": split_record(parts, fractions=shares, salt=SALT),
-            **{split: found.fingerprint for split, found in given.items()},
-        },
+        record={"split": split_record(parts, fractions=shares, salt=SALT), **prints},
     )
 
 
