@@ -6,6 +6,7 @@ VENV ?= .venv
 JOBS ?= 2
 GSM8K ?=
 MISTAKES ?=
+SETS ?=
 TASKS ?=
 OUT ?=
 PY := $(VENV)/bin/python
@@ -40,11 +41,12 @@ test: $(DEV) ## ruff, mypy and all tests
 base: $(PACKAGE) ## rebuild what ships with the package, or make a base of TASKS="swaps ..." in OUT=DIRECTORY
 	$(PY) -m traceward.builtin.pretrain $(TASKS) $(if $(OUT),--out $(OUT))
 
-bench: $(PACKAGE) ## run every benchmark (GSM8K=DIRECTORY, MISTAKES=FILE for those two); writes benchmarks/results/*.json
+bench: $(PACKAGE) ## run every benchmark (GSM8K=DIRECTORY, MISTAKES=FILE, SETS=DIRECTORY for those three); writes benchmarks/results/*.json
 	@for script in benchmarks/[!_]*.py; do \
 		data=; \
 		if [ "$$script" = benchmarks/gsm8k.py ]; then data="$(GSM8K)"; [ -n "$$data" ] || continue; fi; \
 		if [ "$$script" = benchmarks/real_labels.py ]; then data="$(MISTAKES)"; [ -n "$$data" ] || continue; fi; \
+		if [ "$$script" = benchmarks/data.py ]; then data="$(SETS)"; [ -n "$$data" ] || continue; fi; \
 		echo "$$script"; $(PY) "$$script" $$data || exit 1; \
 	done
 
