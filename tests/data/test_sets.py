@@ -102,6 +102,11 @@ def test_rows_in_our_schema_pass(name: str) -> None:
     [
         ("mmlu-pro", {**MMLU_PRO, "answer": "K"}, "answer must be one of the options A, B, C, D, E, F, G, H, I, J"),
         ("mmlu-pro", {**MMLU_PRO, "answer": "A"}, "answer must be the option that the reasoning ends with"),
+        (
+            "mmlu-pro",
+            {**MMLU_PRO, "cot_content": "Roots grow.\nThe answer is (A).\nFinal answer: C"},
+            "answer must be the option that the reasoning ends with",
+        ),
         ("mmlu-pro", {**MMLU_PRO, "options": []}, "options must be in the row or below the question"),
         ("mmlu-pro", {**MMLU_PRO, "options": ["one"]}, "options must be 2 to 26 texts"),
         ("mmlu-pro", {**MMLU_PRO, "question": " "}, "question must be a non-blank string"),

@@ -139,6 +139,9 @@ def test_questions_without_solutions_go_to_files_of_their_own(source: Path, tmp_
     asked = read_questions(tmp_path / "ready" / "test-questions.jsonl")
     assert len(asked) == 20
     assert {problem.answer for problem in asked} == {"B"}
+    assert run("mmlu-pro", tmp_path / "ready", "--out", tmp_path / "again") == 0
+    kept = [(tmp_path / place / "test-questions.jsonl").read_bytes() for place in ("ready", "again")]
+    assert kept[0] == kept[1]
     parts = [read_demonstrations(tmp_path / "ready", split=split) for split in ("train", "validation", "test")]
     assert sum(len(part.demonstrations) for part in parts) == 60
 

@@ -22,14 +22,13 @@ from traceward.data.demonstrations import (
     text_field,
 )
 from traceward.data.jsonl import Fault, Faults, Row
-from traceward.data.sources import QUESTIONS, TEST, TRAIN, VALIDATION, Source
+from traceward.data.sources import QUESTIONS, TEST, TEST_QUESTIONS, TRAIN, VALIDATION, Source
 from traceward.data.tasks.registry import SALT, SPLITS
 from traceward.errors import DataError
 from traceward.records import Demonstration, Problem
 
-TEST_QUESTIONS = "test-questions"
 AT_LEAST = {TRAIN: 4, TEST: 1}
-_ORDER = (TEST, VALIDATION, TRAIN, "", QUESTIONS)  # what stands earlier keeps its questions
+_ORDER = (TEST, VALIDATION, TRAIN, "", TEST_QUESTIONS, QUESTIONS)  # what stands earlier keeps its questions
 _Item = Demonstration | Problem
 Reader = Callable[[Iterator[tuple[int, Row]], Faults], Iterator[tuple[int, Row]]]
 Limit = Callable[[_Item], None]
@@ -149,7 +148,7 @@ def _split_of(row: Row, source: Source) -> str:
     """The split of a row: its source's; of a file of questions the row may say so itself."""
     if source.split == QUESTIONS:
         return str(row.get("split")) if row.get("split") in (VALIDATION, TEST) else TRAIN
-    return source.split or TRAIN
+    return TEST if source.split == TEST_QUESTIONS else source.split or TRAIN
 
 
 # ---- all of them -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Where rows come from: a file, a directory with one file for each split, or a data set of the hub.
 
-Files are .jsonl, .jsonl.gz or .parquet. In a directory, `train`, `validation` (or `dev`, `val`), `test` and `questions`
-are read, also as `demonstrations_train` and so on, and in numbered parts as the hub stores them; all other files are
-left alone and named. The hub is asked only for a source that is called `hub:NAME` or `hub:NAME@REVISION`.
+Files are .jsonl, .jsonl.gz or .parquet. In a directory, `train`, `validation` (or `dev`, `val`), `test`, `questions`
+and `test-questions` are read, also as `demonstrations_train` and so on, and in numbered parts as the hub stores them;
+all other files are left alone and named. The hub is asked only for a source that is called `hub:NAME` or
+`hub:NAME@REVISION`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from traceward.data.jsonl import Faults, Row, fingerprint_file, read_jsonl
 from traceward.errors import ConfigError, DataError
 
 HUB = "hub:"
-TRAIN, VALIDATION, TEST, QUESTIONS = "train", "validation", "test", "questions"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+QUESTIONS, TEST_QUESTIONS = "questions", "test-questions"  # without worked solutions
 _SPLITS = {"train": TRAIN, "validation": VALIDATION, "valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION}
-_SPLITS |= {"test": TEST, "questions": QUESTIONS}
+_SPLITS |= {"test": TEST, "questions": QUESTIONS, "test-questions": TEST_QUESTIONS}
 _ENDS = (".jsonl", ".jsonl.gz", ".parquet")
 _PART = re.compile(r"-\d+-of-\d+$")
 
@@ -79,7 +81,7 @@ def find_sources(source: str, configs: Sequence[str] = ()) -> Sources:
         parts = {_PART.sub("", file.name.split(".")[0]) + "".join(file.suffixes) for file in files}
         if len(parts) > 1:
             raise DataError(f"{path} must hold one file of {split}: got {', '.join(f.name for f in files)}; remove one")
-    if not found.keys() - {QUESTIONS}:
+    if not found.keys() - {QUESTIONS, TEST_QUESTIONS}:
         got = ", ".join(left) or "nothing"
         raise DataError(f"{path} must hold train.jsonl, test.jsonl or so: got {got}; name a file, or rename it")
     sources = (Source(str(file), split, file) for split, files in found.items() for file in files)

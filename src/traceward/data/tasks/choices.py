@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from traceward.data.demonstrations import FieldError
+from traceward.data.demonstrations import FieldError, lift_answer
 from traceward.data.grading import extract_answer
 from traceward.data.jsonl import Row
 from traceward.data.options import option_letter, options_of, with_options
+from traceward.data.segmentation import split_steps
 
 
 def _listed(options: object) -> list[Any]:
@@ -61,8 +62,11 @@ def choice(row: Row, *, reasoning: object, answer: object) -> Row:
         text = ""
     if not text.strip():
         return {key: value for key, value in found.items() if key not in ("steps", "solution")}
-    stated = option_letter(extract_answer(text) or "", options)
-    if stated not in (None, letter):
-        rule = f"must be the option that the reasoning ends with: got {letter} for {stated}; mend one of them"
-        raise FieldError("answer", rule)
+    # "The answer is (F)." above a last line "Answer: I" is a contradiction too, once that line is the answer.
+    steps, _ = lift_answer(split_steps(text), None)
+    for ends in (text, "\n".join(steps)):
+        stated = option_letter(extract_answer(ends) or "", options)
+        if stated not in (None, letter):
+            rule = f"must be the option that the reasoning ends with: got {letter} for {stated}; mend one of them"
+            raise FieldError("answer", rule)
     return found
