@@ -116,6 +116,7 @@ def test_it_stands_for_trls_reference_only_where_that_is_the_same_reading(
     assert not SharedReference(learned(make_reward), make_policy(seed=5), config, mixed=mixed).serves_kl
     scalar = make_reward(Head.SCALAR, UnitSpec(Granularity.SPARSE))
     assert not SharedReference(scalar, make_policy(), config, mixed=mixed).serves_kl
+    assert not SharedReference(learned(make_reward), make_policy(), config, mixed=mixed, crossed=True).serves_kl
     assert same_weights(make_policy(), make_policy())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,44 @@ def test_a_run_with_a_critic_of_its_own(
     if own == "foreign":
         with pytest.raises(ConfigError, match=r"critic\.objective must not be 'airl'"):
             Critic(reward, task.demonstrations, CriticSettings(objective="airl"), seed=0, crossing=critic.crossing)
+
+
+TEMPLATE = "{% for message in messages %}Q: {{ message['content'] }}{% endfor %}\nA: "
+
+
+def test_another_chat_template_is_another_reader(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy's own weights and words behind another prompt: experts and rollouts must both stand behind that one,
+    and its reference has not read what the policy wrote."""
+    own = tmp_path / "worded"
+    shutil.copytree(policy, own)
+    worded = load_tokenizer(own)
+    worded.chat_template = TEMPLATE
+    worded.save_pretrained(own)
+    for style in Format:
+        alike = Reader(load_tokenizer(policy), style).alike(Reader(worded, style))
+        assert alike is (style is Format.PLAIN)
+    tree = tree_of(tmp_path, policy, own, credit="consensus", kl=0.05)
+    tree["data"]["format"] = "chat"
+    tree["critic"]["corruptions"] = 1.0
+    refused = resolve({**tree, "critic": {**tree["critic"], "objective": "airl"}}, where="test")
+    with pytest.raises(ConfigError, match=r"critic\.objective must not be 'airl'"):
+        check(refused, load_task(refused))
+    run = RunDirectory.create(tmp_path / "run", resolve(tree, where="test"))
+    batches: list[Any] = []
+    batch = Critic.batch
+    monkeypatch.setattr(Critic, "batch", lambda self, *some: batches.append(batch(self, *some)) or batches[-1])
+    made: list[AdversarialTrainer] = []
+    start = AdversarialTrainer.__init__
+    monkeypatch.setattr(AdversarialTrainer, "__init__", lambda self, **some: made.append(self) or start(self, **some))
+    quiet()
+    for stage in (stages.rollouts, stages.reward):
+        stage(run)
+    arm(run, Arm.ADVERSARIAL)
+    task = load_task(run.recipe())
+    prompts = {d.problem.id: encode_prompt(d.problem, Format.CHAT, worded) for d in task.demonstrations}
+    examples = [example for some in batches for example in some]
+    assert {example.label for example in examples} == {0, 1}
+    assert all(example.trace.prompt_ids == prompts[example.trace.key] for example in examples)
+    assert not made[0]._reference.serves_kl

@@ -54,6 +54,7 @@ INSTRUCTIONS = {
     Format.THINK: "Solve the problem. Reason step by step, one step a line, between <think> and </think>, "
     "then give the final answer between <answer> and </answer>.",
 }
+_ANY = Problem("any", "Why?")
 _PLAIN_ANSWER = re.compile(r"^[ \t]*Answer:[ \t]*(.*?)[ \t]*$")
 _THINK_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
@@ -140,9 +141,14 @@ def as_sampled(rollout: Rollout) -> EncodedTrace:
     return EncodedTrace(rollout.prompt_ids, rollout.completion_ids, rollout.problem_id, rollout.ref_logprobs)
 
 
-def same_tokens(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase) -> bool:
-    """Whether the ids of one tokenizer mean the same to the other."""
-    return one is two or (one.eos_token_id == two.eos_token_id and one.get_vocab() == two.get_vocab())
+def same_tokens(one: PreTrainedTokenizerBase, two: PreTrainedTokenizerBase, style: Format) -> bool:
+    """Whether a trace in `style` has the same ids with both tokenizers: ids mean the same, and so do prompts read,
+    which two chat templates may word otherwise."""
+    if one is two:
+        return True
+    if one.eos_token_id != two.eos_token_id or one.get_vocab() != two.get_vocab():
+        return False
+    return encode_prompt(_ANY, style, one) == encode_prompt(_ANY, style, two)
 
 
 def encode_prompt(problem: Problem, style: Format, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -173,7 +173,7 @@ class _Judge:
         self.reward = reward
         self.tokenizer = tokenizer
         self.guide = guide
-        self.same = same_tokens(tokenizer, reward.tokenizer)
+        self.same = same_tokens(tokenizer, reward.tokenizer, reward.style)
 
     def start(self, problem: Problem) -> Beam:
         """The empty trace, behind a prompt in the reward's format."""

@@ -197,7 +197,9 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         keep_start_policy(policy, tokenizer, Path(directory))
         memory = Memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
         args = grpo_arguments(config, Path(directory), seed=seed, style=reward.style, **memory)
-        self._reference = SharedReference(reward, policy, config, mixed=args.bf16)
+        self._reference = SharedReference(
+            reward, policy, config, mixed=args.bf16, crossed=crossing is not None
+        )
         every = questions or [d.problem for d in demonstrations]
         self._answers = known_answers(every) if config.outcome_weight else {}
         super().__init__(

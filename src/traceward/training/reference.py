@@ -67,10 +67,20 @@ def drop_idle_reference(policy: PreTrainedModel) -> None:
 class SharedReference:
     """The reference of `reward`, if it has one, for a policy that starts now.
 
-    serves_kl: it stands for TRL's reference too: the same weights, read at the same temperature and precision.
+    crossed: whether the reward reads other tokens than the policy writes.
+    serves_kl: it stands for TRL's reference too: the same weights and tokens, read at the same temperature and
+    precision.
     """
 
-    def __init__(self, reward: TraceScorer, policy: PreTrainedModel, config: AdversarialConfig, *, mixed: bool) -> None:
+    def __init__(
+        self,
+        reward: TraceScorer,
+        policy: PreTrainedModel,
+        config: AdversarialConfig,
+        *,
+        mixed: bool,
+        crossed: bool = False,
+    ) -> None:
         self.reward = reward if isinstance(reward, RewardModel) and reward.reference is not None else None
         self.serves_kl = bool(
             self.reward is not None
@@ -78,6 +88,7 @@ class SharedReference:
             and config.kl
             and config.temperature == 1
             and not mixed
+            and not crossed
             and same_weights(policy, self.reward.reference)
         )
         self._logprobs: list[tuple[float, ...]] = []

@@ -35,8 +35,8 @@ class Reader:
     style: Format
 
     def alike(self, other: Reader) -> bool:
-        """Whether the ids of one mean the same to the other."""
-        return self.style is other.style and same_tokens(self.tokenizer, other.tokenizer)
+        """Whether the ids of one mean the same to the other, prompts included."""
+        return self.style is other.style and same_tokens(self.tokenizer, other.tokenizer, self.style)
 
 
 def crossed(

@@ -108,7 +108,7 @@ def _check_crossing(recipe: Recipe) -> None:
     assert recipe.reward.path is not None
     own = load_tokenizer(places_of(recipe.reward.path)[1])
     path = recipe.policy.path
-    if path != "scratch" and same_tokens(own, load_tokenizer(places_of(path)[1])):
+    if path != "scratch" and same_tokens(own, load_tokenizer(places_of(path)[1]), recipe.data.format):
         return
     beside = {Arm.ADVERSARIAL, Arm.REWARD_FROZEN} & {*recipe.run.arms}
     check_crossing(recipe.reward.head, recipe.critic.objective, recipe.adversarial if beside else None)
