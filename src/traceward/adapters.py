@@ -98,6 +98,13 @@ def _fitting(settings: AdapterSettings, make: Callable[[], Made]) -> Made:
         ) from error
 
 
+def learn_in_float32(policy: PreTrainedModel) -> None:
+    """Give an adapter its float32 back. Call it when a trainer of TRL's is made: that one takes those beside 4-bit
+    weights to bfloat16, in which small steps are lost, and which the KL reference beside it is not in."""
+    if is_adapted(policy):
+        cast_adapter_dtype(policy, NAME)
+
+
 def checkpoint_gradients(model: PreTrainedModel) -> None:
     """In training, compute activations again on the way back instead of keeping them."""
     # Newer releases of transformers have renamed it.

@@ -187,6 +187,28 @@ def test_the_kl_reference_of_a_tuned_adapter_is_that_adapter(
     assert moved(kept, {name: tuned.state_dict()[name] for name in kept})
 
 
+@pytest.mark.parametrize("trainer", ["sft", "adversarial"])
+def test_an_adapter_beside_4_bit_learns_in_float32(
+    request: pytest.FixtureRequest, make_policy: MakePolicy, tmp_path: Path, trainer: str
+) -> None:
+    """TRL takes it to bfloat16 where the model says of itself that it is in 4 bit."""
+    base = make_policy()
+    policy = adapted_policy(base, ADAPTER, seed=0)
+    base.is_loaded_in_4bit = True
+    base.floating_point_ops = lambda *_, **__: 0  # transformers asks bitsandbytes how many
+    before = copied(policy)
+    if trainer == "sft":
+        tokenizer, items = request.getfixturevalue("tokenizer"), request.getfixturevalue("demonstrations")
+        traces = [encode(d.problem, d.trace, Format.PLAIN, tokenizer) for d in items]
+        supervised_fine_tune(policy, tokenizer, traces, SFTSettings(steps=1, batch=4), tmp_path / "sft", seed=0)
+    else:
+        reward = request.getfixturevalue("make_adapted")(Head.SCALAR)
+        request.getfixturevalue("alternate")(policy=policy, reward=reward, steps=1)
+    assert {weight.dtype for name, weight in policy.named_parameters() if ".lora_" in name} == {torch.float32}
+    # What did not move is what it was: nothing went through a coarser type on the way.
+    assert all(".lora_" in name for name in moved(before, copied(policy)))
+
+
 def test_a_policys_logprobs_are_read_with_its_adapter(
     make_policy: MakePolicy, make_adapted: Callable[..., RewardModel], demonstrations: list[Demonstration]
 ) -> None:

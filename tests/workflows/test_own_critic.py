@@ -225,9 +225,7 @@ def test_a_run_with_a_critic_of_its_own(
 TEMPLATE = "{% for message in messages %}Q: {{ message['content'] }}{% endfor %}\nA: "
 
 
-def test_another_chat_template_is_another_reader(
-    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_chat_template_is_another_reader(tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The policy's own weights and words behind another prompt: experts and rollouts must both stand behind that one,
     and its reference has not read what the policy wrote."""
     own = tmp_path / "worded"

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from traceward.adapters import learn_in_float32
 from traceward.data.formats import Format, as_sampled, encode_prompt, policy_prompt
 from traceward.data.segmentation import Segmenter, unit_index
 from traceward.objectives.advantages import consensus, on_tokens, trace_mean, whitened
@@ -197,9 +198,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         keep_start_policy(policy, tokenizer, Path(directory))
         memory = Memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
         args = grpo_arguments(config, Path(directory), seed=seed, style=reward.style, **memory)
-        self._reference = SharedReference(
-            reward, policy, config, mixed=args.bf16, crossed=crossing is not None
-        )
+        self._reference = SharedReference(reward, policy, config, mixed=args.bf16, crossed=crossing is not None)
         every = questions or [d.problem for d in demonstrations]
         self._answers = known_answers(every) if config.outcome_weight else {}
         super().__init__(
@@ -212,6 +211,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         check_shared_weights(self, policy, reward)
         drop_idle_reference(policy)
+        learn_in_float32(policy)
         silence(self)
         self.add_callback(KLControl(self, config))
         self.add_callback(StepTimes(self))

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer
 
+from traceward.adapters import learn_in_float32
 from traceward.data.formats import EncodedTrace, Format, stated_answer
 from traceward.data.grading import answers_equal
 from traceward.records import Problem
@@ -79,6 +80,7 @@ def supervised_fine_tune(
             dataloader_pin_memory=False,
         ),
     )
+    learn_in_float32(model)
     silence(trainer)
     train(trainer, checkpoints)
     model.eval()
@@ -134,6 +136,7 @@ def outcome_rl(
         callbacks=list(callbacks),
     )
     drop_idle_reference(policy)
+    learn_in_float32(policy)
     silence(trainer)
     trainer.add_callback(KLControl(trainer, config))
     trainer.add_callback(StepTimes(trainer))
