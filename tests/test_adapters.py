@@ -103,6 +103,7 @@ def test_an_adapter_on_an_adapter_stands_on_the_merged_one(base: Callable[..., P
     second = moved(adapted_policy(whole, AdapterSettings(rank=3), seed=2))
     second.save_pretrained(tmp_path / "second", save_embedding_layers=False)
     assert torch.equal(logits(load_causal_lm(tmp_path / "second")), logits(second))
+    assert load_context(tmp_path / "second") == 64
 
 
 def test_models_on_the_same_weights_are_models_of_their_own(base: Callable[..., Path]) -> None:

@@ -63,7 +63,9 @@ def load_context(name: str | Path) -> int | None:
     from traceward.adapters import base_of
 
     try:
-        config = AutoConfig.from_pretrained(base_of(name) or name)
+        while (base := base_of(name)) is not None:
+            name = base
+        config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ConfigError(_cannot_open("model", name, error)) from error
     found: int | None = getattr(config, "max_position_embeddings", None)
