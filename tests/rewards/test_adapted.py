@@ -176,6 +176,18 @@ def test_another_base_is_refused(
         RewardModel.load(tmp_path / "whole", base=base)
 
 
+def test_a_base_that_is_given_keeps_its_own_adapter(
+    make_adapted: MakeAdapted, traces: list[EncodedTrace], tmp_path: Path
+) -> None:
+    reward, base = make_adapted(Head.SCALAR)
+    reward.save(tmp_path / "reward")
+    policy = adapted_policy(load_causal_lm(base.name_or_path), ADAPTER, seed=0)
+    for given in (policy, policy.get_base_model()):
+        loaded = RewardModel.load(tmp_path / "reward", base=given)  # the adapter is at its start: the same weights
+        assert is_adapted(given)
+        assert loaded.score_encoded(traces) == reward.score_encoded(traces)
+
+
 @HEADS
 @pytest.mark.parametrize("own", [None, ADAPTER])
 def test_a_policy_with_an_adapter_is_merged_into_a_copy(

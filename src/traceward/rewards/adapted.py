@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from traceward.adapters import add_adapter, load_adapter, merged, on_the_weights_of, place_of, settings_of
+from traceward.adapters import (
+    add_adapter,
+    load_adapter,
+    merged,
+    merged_copy,
+    on_the_weights_of,
+    place_of,
+    settings_of,
+    unwrapped,
+)
 from traceward.errors import ConfigError
 from traceward.records import Head
 
@@ -86,13 +95,15 @@ def load_adapted(
 ) -> tuple[PreTrainedModel, PreTrainedModel | None]:
     """Backbone and reference of a saved adapter.
 
-    base: stands for the one that the card describes. Raises ConfigError where it is another one.
+    base: stands for the one that the card describes, and stays as it is; an adapter in it is merged into a copy.
+    Raises ConfigError where it is another one.
     """
     from traceward.loading import load_causal_lm
 
     if base is None:
-        base = load_causal_lm(described["path"], dtype, load_in_4bit=described["load_in_4bit"])
-    base = merged(base)
+        base = merged(load_causal_lm(described["path"], dtype, load_in_4bit=described["load_in_4bit"]))
+    else:
+        base = merged_copy(unwrapped(base))
     found = adapted(base, head, settings_of(directory), seed=0)
     load_adapter(found[0], directory)
     now = describe_base(found[0])
