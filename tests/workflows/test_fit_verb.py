@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from traceward.adapters import is_adapted
 from traceward.data.demonstrations import read_demonstrations
 from traceward.data.formats import Format, encode
+from traceward.errors import ConfigError
 from traceward.loading import load_causal_lm
 from traceward.records import Trace
 from traceward.rewards.model import RewardModel
-from traceward.workflows.fit import read_rollouts
+from traceward.training.settings import CriticSettings, RewardSettings
+from traceward.workflows.fit import fit_reward, read_rollouts
 
 
 def _rollouts(verb: Any, demonstrations: Path, path: Path) -> Path:
@@ -53,6 +56,23 @@ def test_fit_on_given_rollouts_learns_to_tell_them_from_experts(
         sum(json.loads(line)["step_scores"]) for line in verb("score", path, "--reward", out).splitlines()
     )
     assert expert > rollout
+
+
+def test_fit_reads_every_setting_of_a_reward_or_refuses_it(
+    verb: Any, demonstrations: Path, policy: Path, tmp_path: Path
+) -> None:
+    rollouts, out = _rollouts(verb, demonstrations, tmp_path / "rollouts.jsonl"), tmp_path / "reward"
+
+    def fit(**reward: Any) -> None:
+        critic = CriticSettings(warmup_updates=1, held_out=0)
+        chosen = RewardSettings.model_validate(reward)
+        fit_reward(demonstrations, policy=str(policy), out=out, rollouts=rollouts, reward=chosen, critic=critic)
+
+    for reward in ({"start": "sft"}, {"path": "x"}, {"shares_backbone": True}):
+        with pytest.raises(ConfigError, match=f"reward.{next(iter(reward))} must be left out in fit"):
+            fit(**reward)
+    fit(adapter={"rank": 2}, gradient_checkpointing=True)
+    assert is_adapted(RewardModel.load(out).backbone)
 
 
 def test_fit_samples_the_policy_and_the_same_seed_gives_the_same_reward(

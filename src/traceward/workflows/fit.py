@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from traceward import __version__
+from traceward.adapters import checkpoint_gradients
 from traceward.data.demonstrations import DemonstrationSet, question_key, read_demonstrations
 from traceward.data.formats import Format, completion_text, encode, encode_prompt
 from traceward.data.jsonl import Faults, fingerprint_file
@@ -74,6 +75,7 @@ def fit_reward(
     import torch
 
     check_objective(critic.objective, reward.head, reward.beta)
+    _refuse_settings_of_runs(reward)
     _refuse_other_directory(out)
     found = read_demonstrations(demonstrations)
     made_elsewhere = rollouts is not None
@@ -97,8 +99,11 @@ def fit_reward(
         style=style,
         beta=reward.beta,
         reference_share=reward.reference_share,
+        adapter=reward.adapter,
         seed=seed,
     )
+    if reward.gradient_checkpointing:
+        checkpoint_gradients(learned.backbone)
     teacher = Critic(
         learned, found.demonstrations, critic, seed=seed, policy_logprobs=logprobs_under(model, temperature=1.0),
         max_new_tokens=None if made_elsewhere else max_new_tokens,
@@ -113,6 +118,15 @@ def fit_reward(
     learned.card = _card(found, negatives, done, critic, policy=policy, rollouts=rollouts, seed=seed)
     learned.save(out)
     return FitResult(out, learned.card, done, tuple(alarms))
+
+
+def _refuse_settings_of_runs(reward: RewardSettings) -> None:
+    plain = RewardSettings()
+    for name in ("start", "path", "dtype", "shares_backbone"):
+        if (value := getattr(reward, name)) != getattr(plain, name):
+            raise ConfigError(
+                f"reward.{name} must be left out in fit, which knows `policy` alone: got {value}; remove it"
+            )
 
 
 def _refuse_other_directory(out: Path) -> None:
