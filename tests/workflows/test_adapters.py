@@ -102,13 +102,14 @@ def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], m
 
 
 @pytest.mark.parametrize("launcher", ["FSDP", "DEEPSPEED"])
-def test_one_copy_of_the_weights_is_not_taken_apart(
-    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
+@pytest.mark.parametrize("settings", [{"shares_backbone": True}, {"adapter": {"rank": 2}}])
+def test_a_learning_adapter_of_a_reward_is_not_taken_apart(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, launcher: str, settings: dict[str, Any]
 ) -> None:
-    tree = tree_of(tmp_path, policy, shares_backbone=True)
+    tree = tree_of(tmp_path, policy, **settings)
     tree["run"]["checkpoint_every"] = 0
     recipe = resolve(tree, where="test")
     check(recipe, load_task(recipe))
     monkeypatch.setenv(f"ACCELERATE_USE_{launcher}", "true")
-    with pytest.raises(ConfigError, match="shares_backbone must be false under FSDP and DeepSpeed"):
+    with pytest.raises(ConfigError, match=r"reward\.\S+ must be \S+ under FSDP and DeepSpeed"):
         check(recipe, load_task(recipe))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from traceward.config import Arm, resolve
 from traceward.data.formats import Format, as_sampled, encode, encode_prompt
 from traceward.data.jsonl import write_jsonl
 from traceward.data.tasks import stories
-from traceward.errors import ConfigError
+from traceward.errors import ConfigError, DataError
 from traceward.loading import load_tokenizer
 from traceward.records import Head, Objective, Rollout, StopReason
 from traceward.rewards.model import RewardModel
@@ -112,6 +113,23 @@ def test_a_rollout_that_spells_the_rewards_end_has_one_end(crossing: TextCrossin
     own = crossing.reward.tokenizer
     assert found.completion_ids.count(own.eos_token_id) == 1
     assert own.decode(found.completion_ids[:-1]) == "So  it is.\nAnswer: 3"
+
+
+def test_what_the_rewards_model_cannot_read_is_cut_on_both_sides(
+    crossing: TextCrossing, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    item = stories.demonstrations(4, seed=1)[0]
+    whole = crossing.expert(item.problem, item.trace, None)
+    room = len(whole.prompt_ids) + 5
+    short = replace(crossing, context=room)
+    ids = encode(item.problem, item.trace, Format.PLAIN, tokenizer)
+    text = tokenizer.decode(ids.completion_ids, skip_special_tokens=True)
+    (read,) = short.rollouts([Rollout(item.problem.id, ids.prompt_ids, ids.completion_ids, text)])
+    assert (read.completion_ids, read.stop) == (whole.completion_ids[:5], StopReason.LENGTH)
+    assert short.expert(item.problem, item.trace, None) == as_sampled(read)
+    assert replace(crossing, context=1024).expert(item.problem, item.trace, None) == whole
+    with pytest.raises(DataError, match=r"question must leave room .* that reward\.path reads"):
+        replace(crossing, context=len(whole.prompt_ids)).expert(item.problem, item.trace, None)
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,10 @@ class Critic:
         uncut = self.max_new_tokens is None or len(cut.completion_ids) < self.max_new_tokens
         if uncut and self.crossing is None:
             return True
-        whole = encode_completion(completion_text(edit.trace, self.reward.style), self.reward.tokenizer)
+        text = completion_text(edit.trace, self.reward.style)
+        if self.crossing is not None:  # which leaves out what spells the reward's end
+            text = text.replace(self.reward.tokenizer.eos_token, "")
+        whole = encode_completion(text, self.reward.tokenizer)
         ends = self.reward.segmenter.unit_ends(whole, STEPS)
         return ends[min(edit.first_error, len(ends) - 1)] < len(cut.completion_ids)
 

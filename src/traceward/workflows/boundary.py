@@ -21,6 +21,7 @@ from traceward.data.formats import (
     parse_completion,
     same_tokens,
 )
+from traceward.errors import DataError
 from traceward.records import Problem, Rollout, StopReason, Trace
 
 if TYPE_CHECKING:
@@ -62,21 +63,35 @@ def crossed(
 
 @dataclass(frozen=True, slots=True)
 class TextCrossing:
-    """From the policy's tokens into the reward's, in one format; see traceward.training.tokens."""
+    """From the policy's tokens into the reward's, in one format; see traceward.training.tokens.
+
+    context: the longest text the reward's model reads, in its tokens. What is longer is cut there, experts and rollouts
+    alike; None: nothing is cut.
+    """
 
     problems: Mapping[str, Problem]
     policy: Reader
     reward: Reader
+    context: int | None = None
 
     def rollouts(self, sampled: Sequence[Rollout]) -> list[Rollout]:
         """The same rollouts in the reward's tokens. Where one writes out what ends a text there, that is left out."""
         end = self.reward.tokenizer.eos_token
         plain = [replace(rollout, text=rollout.text.replace(end, "")) for rollout in sampled]
         found, _ = crossed([(self.problems[r.problem_id], r) for r in plain], self.policy, self.reward)
-        return [
-            replace(r, prompt_ids=one.prompt_ids, completion_ids=one.completion_ids, ref_logprobs=None)
-            for r, one in zip(sampled, found, strict=True)
-        ]
+        return [self._cut(r, one) for r, one in zip(sampled, found, strict=True)]
+
+    def _cut(self, rollout: Rollout, read: EncodedTrace) -> Rollout:
+        """The rollout in tokens of the reward, as many as its model reads."""
+        room = None if self.context is None else self.context - len(read.prompt_ids)
+        if room is not None and room < 1:
+            raise DataError(
+                f"question must leave room for an answer in the {self.context} tokens that reward.path reads: got "
+                f"{len(read.prompt_ids)} for {rollout.problem_id!r}; remove it, or choose a model with a longer context"
+            )
+        ids = read.completion_ids[:room]
+        stop = rollout.stop if len(ids) == len(read.completion_ids) else StopReason.LENGTH
+        return replace(rollout, prompt_ids=read.prompt_ids, completion_ids=ids, stop=stop, ref_logprobs=None)
 
     def expert(self, problem: Problem, trace: Trace, limit: int | None) -> EncodedTrace:
         """A worked solution as if the policy had sampled it, in the reward's tokens."""

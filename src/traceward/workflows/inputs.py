@@ -122,14 +122,16 @@ def reward_base(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
 def crossing_of(run: RunDirectory, task: Task, reader: PreTrainedTokenizerBase) -> TextCrossing | None:
     """How the policy's traces come to a reward that reads with `reader`; None where it reads their ids."""
-    from traceward.loading import load_tokenizer
+    from traceward.loading import load_context, load_tokenizer
 
-    style = run.recipe().data.format
+    recipe = run.recipe()
+    style, own = recipe.data.format, recipe.reward.path
     policy, reward = Reader(load_tokenizer(policy_places(run)[1]), style), Reader(reader, style)
-    if policy.alike(reward):
+    if own is None or policy.alike(reward):
         return None
     judged = (item.problem for item in (*task.demonstrations, *task.validation, *task.test))
-    return TextCrossing({problem.id: problem for problem in (*task.questions, *judged)}, policy, reward)
+    problems = {problem.id: problem for problem in (*task.questions, *judged)}
+    return TextCrossing(problems, policy, reward, load_context(places_of(own)[0]))
 
 
 def sft_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
