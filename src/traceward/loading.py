@@ -10,7 +10,7 @@ from traceward.errors import ConfigError
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 WHOLE = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that are what tokenizer.json says and no more
@@ -38,6 +38,16 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def opened_by(name: str | Path) -> str:
+    """The class of transformers that opens the tokenizer in `name` as the one it is: AutoTokenizer, unless that makes
+    another one of it (see `load_tokenizer`)."""
+    from transformers import AutoTokenizer
+
+    ours, theirs = load_tokenizer(name), AutoTokenizer.from_pretrained(name)
+    alike = type(ours) is type(theirs) or ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    return "AutoTokenizer" if alike else "PreTrainedTokenizerFast"
+
+
 def load_policy(
     model: str | Path, tokenizer: str | Path, dtype: torch.dtype | None = None, *, load_in_4bit: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -58,6 +68,17 @@ def load_policy(
 
 def load_context(name: str | Path) -> int | None:
     """The longest text of a model in tokens, from its configuration alone; None where that names none."""
+    found: int | None = getattr(_config(name), "max_position_embeddings", None)
+    return found
+
+
+def saved_dtype(name: str | Path) -> torch.dtype | None:
+    """The type that a model's weights, or those of an adapter's base, were saved in; None where no file says so."""
+    found: torch.dtype | None = _config(name).dtype
+    return found
+
+
+def _config(name: str | Path) -> PretrainedConfig:
     from transformers import AutoConfig
 
     from traceward.adapters import base_of
@@ -65,11 +86,9 @@ def load_context(name: str | Path) -> int | None:
     try:
         while (base := base_of(name)) is not None:
             name = base
-        config = AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ConfigError(_cannot_open("model", name, error)) from error
-    found: int | None = getattr(config, "max_position_embeddings", None)
-    return found
 
 
 def load_causal_lm(

@@ -112,6 +112,14 @@ class Guide(StrEnum):
     EXPORTED = "exported"  # the number that reranks whole traces
 
 
+class ModelForm(StrEnum):
+    """The class of transformers that an exported model opens with."""
+
+    TOKEN = "token-classification"
+    SEQUENCE = "sequence-classification"
+    CAUSAL_LM = "causal-lm"
+
+
 class OnAlarm(StrEnum):
     """What a run does when one of its guards finds something wrong."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from traceward.evaluation.statistics import Estimate
     from traceward.workflows.evaluate import EvaluateResult
+    from traceward.workflows.export import ExportResult
     from traceward.workflows.fit import FitResult
     from traceward.workflows.rerank import RerankResult
     from traceward.workflows.search import SearchResult
@@ -160,6 +161,24 @@ def fit_table(result: FitResult) -> Table:
             "updates kept": f"{result.done.kept} ({result.done.stopped})",
             "held-out AUROC": None if auroc is None else f"{auroc:.3f}",
             "alarms": "; ".join(f"{alarm.kind}: {alarm.message}" for alarm in result.alarms) or "none",
+        },
+    )
+
+
+def export_table(result: ExportResult) -> Table:
+    """What was written, and what it needs to be opened."""
+    held = result.contents
+    megabytes = sum(result.files.values()) / 1e6
+    return facts_table(
+        f"Exported {result.kind}",
+        {
+            "written to": result.out,
+            "files": f"{len(result.files)}, {megabytes:.1f} MB",
+            "form": held.form,
+            "adapter of": held.adapter_base,
+            "reference": held.reference,
+            "reward less logit": f"{held.offset:+.6g}" if held.offset else None,
+            "tokenizer opens with": held.tokenizer_class,
         },
     )
 

@@ -46,7 +46,7 @@ def adapted(
         backbone, reference = on_the_weights_of(base), on_the_weights_of(base).requires_grad_(False)
     add_adapter(backbone, adapter, seed=seed)
     if head is Head.SCALAR:
-        for part in _own_parts(backbone):
+        for part in own_parts(backbone):
             part.requires_grad_()
     return backbone.eval(), reference
 
@@ -60,7 +60,7 @@ def _token_classifier_on(base: PreTrainedModel, seed: int) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForTokenClassification.from_config(config, dtype=base.dtype)
     setattr(model, model.base_model_prefix, on_the_weights_of(base).base_model)
     generator = torch.Generator().manual_seed(seed)
-    for part in _own_parts(model):
+    for part in own_parts(model):
         part.to_empty(device=base.device)
         for name, values in part.named_parameters():
             spread = 0.0 if name.endswith("bias") else config.get_text_config().initializer_range
@@ -72,7 +72,7 @@ def _token_classifier_on(base: PreTrainedModel, seed: int) -> PreTrainedModel:
     return model
 
 
-def _own_parts(model: PreTrainedModel) -> list[nn.Module]:
+def own_parts(model: PreTrainedModel) -> list[nn.Module]:
     """What a model puts on its base."""
     return [part for name, part in model.named_children() if name != model.base_model_prefix]
 

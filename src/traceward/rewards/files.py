@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,11 @@ def _load_potential(path: Path, backbone: PreTrainedModel) -> nn.Linear:
     return potential
 
 
-def _load_calibration(path: Path) -> Calibration:
+def saved_calibration(directory: Path, card: Mapping[str, Any]) -> Calibration | None:
+    """What a reward was calibrated with; None where it was not.   card: `read_card`'s, which has checked the file."""
+    path = directory / CALIBRATION
+    if CALIBRATION not in card["files"]:
+        return None
     try:
         return Calibration.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
@@ -226,5 +231,5 @@ def load_reward(directory: Path, dtype: torch.dtype | None = None, base: PreTrai
         beta=beta,
         reference_share=share,
         card={key: value for key, value in card.items() if key not in own},
-        calibration=_load_calibration(directory / CALIBRATION) if CALIBRATION in card["files"] else None,
+        calibration=saved_calibration(directory, card),
     ).eval()
