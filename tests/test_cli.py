@@ -17,7 +17,20 @@ from traceward.errors import ConfigError, DataError
 from traceward.evaluation.statistics import Estimate
 from traceward.workflows.stream import ScoreSummary
 
-VERBS = ("demo", "data", "train", "fit", "score", "rerank", "search", "localise", "calibrate", "evaluate", "report")
+VERBS = (
+    "demo",
+    "data",
+    "train",
+    "fit",
+    "score",
+    "rerank",
+    "search",
+    "localise",
+    "calibrate",
+    "evaluate",
+    "report",
+    "export",
+)
 HEAVY = ("torch", "transformers", "trl", "datasets", "numpy", "scipy", "sklearn", "peft", "accelerate")
 LIMIT = 0.5  # seconds
 SLACK = 4  # for machines under load; the list of modules below is the sharp test

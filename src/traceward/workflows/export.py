@@ -78,9 +78,7 @@ def _refuse_other_source(source: Path, form: ModelForm | None) -> None:
     if not kinds:
         raise ConfigError(f"{rule}: got '{source}'; check the path")
     if any("Classification" in kind or kind.endswith("_CLS") for kind in kinds):
-        raise ConfigError(
-            f"{rule}: got a classifier without the card of a reward in {source}; name the directory of {CARD}"
-        )
+        raise ConfigError(f"{rule}: got a classifier in {source}; name the directory with the reward's {CARD}")
     if form is not None:
         raise ConfigError(f"form must be left out for a policy, which is a language model: got '{form}'; leave it out")
 
