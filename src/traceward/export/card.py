@@ -85,7 +85,7 @@ def model_card(
         "asked": repr(f"{style.instruction}\n\n") if style.instruction else "",
         "templated": style.templated(tokenizer),
         "template_options": ", ".join(f"{name}={value!r}" for name, value in style.template_options.items()),
-        "dtype": card.get("dtype", "float32"),
+        "dtype": card.get("dtype") or (found.recipe.policy.dtype if found.recipe else "auto"),
     }
     body = _environment().get_template("card.md.j2").render(fields)
     return ModelCard(f"---\n{_front_matter(found, contents).to_yaml()}\n---\n\n{body}")
