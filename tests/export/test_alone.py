@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from traceward.adapters import adapted_policy
 from traceward.data.formats import Format, completion_text
+from traceward.export import write
 from traceward.loading import load_causal_lm
 from traceward.records import Granularity, Head, ModelForm, Problem, Trace, UnitSpec
 from traceward.training.adapter import AdapterSettings
@@ -38,52 +39,74 @@ REWARDS: dict[str, dict[str, Any]] = {
     "ratio-alone": {"head": RATIO, "spec": SPARSE, "share": 0.0},
     "ratio-adapter": {"head": RATIO, "spec": DENSE, "adapter": True, "words": "llama-3", "style": Format.CHAT},
     "ratio-merged": {"head": RATIO, "spec": STEPS, "family": "Qwen2", "adapter": True},
+    "ratio-named-merged": {"head": RATIO, "spec": STEPS, "family": "Qwen3", "adapter": True},
 }
 FORMS = {"whole-text-tokens": ModelForm.TOKEN}
+POLICIES = {"whole": False, "left": False, "merged": True}  # name -> --merge
 
 
 @pytest.fixture(scope="module")
-def said(making: Making) -> dict[str, tuple[list[float], list[float]]]:
-    """Reward -> the scores of the saved one, and of its export in a process of its own."""
-    ours, calls = {}, {}
+def exported(making: Making) -> dict[str, Any]:
+    """Reward -> its scores, policy -> its greedy text, as they are before the export."""
+    said: dict[str, Any] = {}
     for name, options in REWARDS.items():
         reward, place = making.reward(name, **options)
-        out = making.room / f"{name}-out"
-        export_model(place, out=out, form=FORMS.get(name), merge="merged" in name)
-        ours[name] = [found.exported for found in reward.score(ITEMS)]
-        calls[str(out)] = [["score", p.question, completion_text(t, reward.style)] for p, t in ITEMS]
-    theirs = making.alone(calls)
-    return {name: (ours[name], theirs[str(making.room / f"{name}-out")]) for name in REWARDS}
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "ratio-named-merged":  # as if the base's directory were a name on the Hub
+                patch.setattr(write, "hub_name", str)
+            export_model(place, out=making.room / f"{name}-out", form=FORMS.get(name), merge="merged" in name)
+        said[name] = [found.exported for found in reward.score(ITEMS)]
+    base, tokenizer = making.policy("solver", words="qwen3", max_shard_size="20KB"), making.tokenizer("qwen3")
+    learned = adapted_policy(load_causal_lm(base), AdapterSettings(rank=2), seed=1)
+    making.moved(learned, alpha=0.2)
+    learned.save_pretrained(making.room / "adapter", save_embedding_layers=False)
+    tokenizer.save_pretrained(making.room / "adapter")
+    (base / "optimizer.pt").write_bytes(b"not for others")
+    for name, merge in POLICIES.items():
+        source = base if name == "whole" else making.room / "adapter"
+        export_model(source, out=making.room / f"{name}-out", merge=merge)
+        said[name] = greedy(source, tokenizer, "What is it?")
+    return said
+
+
+@pytest.fixture(scope="module")
+def alone(making: Making, exported: dict[str, Any]) -> dict[str, list[Any]]:
+    """The same of the exports, in one process without traceward."""
+    scores = {name: [["score", p.question, completion_text(t, options.get("style", Format.PLAIN))] for p, t in ITEMS]
+              for name, options in REWARDS.items()}  # fmt: skip
+    calls = {**scores, **{name: [["solve", "What is it?", 12]] for name in POLICIES}}
+    found: dict[str, list[Any]] = making.alone({str(making.room / f"{name}-out"): call for name, call in calls.items()})
+    return {name: found[str(making.room / f"{name}-out")] for name in calls}
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_scores_are_those_of_the_saved_reward(said: dict[str, tuple[list[float], list[float]]], name: str) -> None:
-    ours, theirs = said[name]
+def test_scores_are_those_of_the_saved_reward(
+    exported: dict[str, Any], alone: dict[str, list[float]], name: str
+) -> None:
     # Ours are packed, theirs run one by one, and a merged adapter rounds once more: the last bits of float32 differ.
-    assert theirs == pytest.approx(ours, rel=1e-5, abs=2e-5)
-    assert abs(ours[0] - ours[1]) > 1e-2
+    assert alone[name] == pytest.approx(exported[name], rel=1e-5, abs=2e-5)
+    assert abs(exported[name][0] - exported[name][1]) > 1e-2
 
 
-def test_policies_say_what_they_said(making: Making, tmp_path: Path) -> None:
-    base = making.policy("solver", words="qwen3", max_shard_size="20KB")
-    tokenizer = making.tokenizer("qwen3")
-    learned = adapted_policy(load_causal_lm(base), AdapterSettings(rank=2), seed=1)
-    making.moved(learned, alpha=0.2)
-    learned.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-    tokenizer.save_pretrained(tmp_path / "adapter")
-    (base / "optimizer.pt").write_bytes(b"not for others")
-    expected = {}
-    for name, source, merge in (("whole", base, False), ("left", tmp_path / "adapter", False),
-                                ("merged", tmp_path / "adapter", True)):  # fmt: skip
-        export_model(source, out=tmp_path / name, merge=merge)
-        expected[str(tmp_path / name)] = greedy(source, tokenizer, "What is it?")
-    assert len(set(expected.values())) == 2
-    found = making.alone({place: [["solve", "What is it?", 12]] for place in expected})
-    assert {place: texts[0] for place, texts in found.items()} == expected
-    assert len(list((tmp_path / "whole").glob("model-*.safetensors"))) > 1
-    assert not (tmp_path / "whole" / "optimizer.pt").exists()
-    for place in expected:
-        assert (Path(place) / "chat_template.jinja").read_text(encoding="utf-8") == tokenizer.chat_template
+@pytest.mark.parametrize("name", POLICIES)
+def test_policies_say_what_they_said(
+    making: Making, exported: dict[str, Any], alone: dict[str, Any], name: str
+) -> None:
+    assert alone[name] == [exported[name]]
+    assert exported["whole"] != exported["left"]
+    template = (making.room / f"{name}-out" / "chat_template.jinja").read_text(encoding="utf-8")
+    assert template == making.tokenizer("qwen3").chat_template
+
+
+def test_shards_travel_and_what_trainers_leave_does_not(making: Making, exported: dict[str, Any]) -> None:
+    out = making.room / "whole-out"
+    assert len(list(out.glob("model-*.safetensors"))) > 1
+    assert not (out / "optimizer.pt").exists()
+
+
+def test_a_reference_with_a_name_of_its_own_is_not_copied(making: Making, exported: dict[str, Any]) -> None:
+    assert not (making.room / "ratio-named-merged-out" / "reference").exists()
+    assert (making.room / "ratio-merged-out" / "reference").is_dir()
 
 
 @torch.no_grad()

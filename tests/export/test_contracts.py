@@ -75,6 +75,7 @@ def test_files_hold_what_vllm_and_openrlhf_look_for(whole_text: tuple[list[float
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))
         assert config["architectures"] == [f"LlamaFor{kind}Classification"]
         assert len(config["id2label"]) == 1
+        assert config.get("value_head_prefix") == ("score" if kind == "Sequence" else None)
         weights = load_file(place / "model.safetensors")
         assert {name for name in weights if not name.startswith("model.")} == head
         assert weights["score.weight"].shape == (1, config["hidden_size"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,21 @@ def test_an_adapter_stays_one_unless_merged(adapter: Path, tmp_path: Path) -> No
     merged = export_model(adapter, out=tmp_path / "merged", merge=True)
     assert (merged.contents.form, merged.contents.adapter_base) == (ModelForm.SEQUENCE, None)
     assert "adapter_config.json" not in merged.files
+
+
+def test_an_adapter_beside_four_bits_is_merged_into_whole_weights(adapter: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(adapter, source)
+    card = json.loads((source / "card.json").read_text(encoding="utf-8"))
+    card["base"]["load_in_4bit"] = True
+    (source / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    export_model(source, out=tmp_path / "four", merge=True)
+    export_model(adapter, out=tmp_path / "plain", merge=True)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("four", "plain")]
+    assert weights[0] == weights[1]
+    sentence = "beside weights in 4 bit"
+    said = [sentence in (tmp_path / name / "README.md").read_text(encoding="utf-8") for name in ("four", "plain")]
+    assert said == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,15 @@ def whole_directory(out: Path) -> Iterator[Path]:
             whole = Path(room) / out.name
             whole.mkdir()
             yield whole
+            earlier = Path(room) / f"{out.name}.old"
             if out.exists():
-                out.replace(Path(room) / f"{out.name}.old")
-            whole.replace(out)
+                out.replace(earlier)
+            try:
+                whole.replace(out)
+            except OSError:
+                if earlier.exists():
+                    earlier.replace(out)
+                raise
     except Exception as error:
         if isinstance(error, OSError) or is_unwritable(error):
             raise RunError(

@@ -76,6 +76,8 @@ def as_sequence_classifier(
         )
     setattr(model, model.base_model_prefix, backbone.base_model)
     new.weight = nn.Parameter(old.weight.detach())
+    # OpenRLHF looks here for the head's name.
+    model.config.value_head_prefix = next(name for name, part in model.named_children() if part is new)
     bias = _bias(old)
     return model.eval(), 0.0 if bias is None else float(bias.detach())
 
