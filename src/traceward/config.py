@@ -26,7 +26,7 @@ from traceward.data.tasks.worlds import WORLDS
 from traceward.errors import ConfigError
 from traceward.records import Granularity, Head, Objective, Precision, Start
 from traceward.training.adapter import AdapterSettings
-from traceward.training.section import Section
+from traceward.training.section import Section, rule_of
 from traceward.training.settings import (
     AdversarialConfig,
     CriticSettings,
@@ -280,12 +280,7 @@ def _fault(fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "recipe"
     if fault["type"] == "extra_forbidden":
         return f"{key}: must be a known key: got an unknown one; remove it or check its spelling"
-    text = str(fault["msg"]).removeprefix("Value error, ")
-    return (
-        f"{key}: {text[0].lower()}{text[1:]}: got {fault['input']!r}; mend it"
-        if "got" not in text
-        else f"{key}: {text}"
-    )
+    return f"{key}: {rule_of(fault)}"
 
 
 def set_override(tree: dict[str, Any], override: str) -> None:

@@ -242,18 +242,23 @@ def test_reward_to_go_knows_where_a_reward_lies(make_trainer: MakeTrainer, make_
     assert to_go[mask == 1].std().item() == pytest.approx(1.0, abs=1e-2)
 
 
+ASKED = {"q": Problem("q", "How many?"), "other": Problem("other", "How few?")}
+
+
 def rollout(text: str, key: str = "q") -> Rollout:
     return Rollout(key, (5,), (6, 7), text)
 
 
 def test_consensus_rewards_agreement_with_the_weighted_vote(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(reward=UniformScorer(), config={"credit": Credit.CONSENSUS})
+    asked = [Problem("q", "How many?\nA. 8\nB. 9"), Problem("other", "How few?")]
+    trainer = make_trainer(reward=UniformScorer(), questions=asked, config={"credit": Credit.CONSENSUS})
     texts = [
         "So\nAnswer: 4",
         "So\nAnswer: 5",
         "Hm\nAnswer: 5.0",
         "no idea",
-        *["Answer: 9"] * 2,
+        "Answer: 9",
+        "Answer: B",  # the same option
         "Answer: 8",
         "Answer: 8",
     ]
@@ -266,7 +271,7 @@ def test_consensus_weighs_votes_by_the_exported_reward(
     make_trainer: MakeTrainer, temperature: float, earns: list[int]
 ) -> None:
     config = {"credit": Credit.CONSENSUS, "vote_temperature": temperature}
-    trainer = make_trainer(reward=Planted(), config=config)
+    trainer = make_trainer(reward=Planted(), questions=[*ASKED.values()], config=config)
     texts = ["Answer: 4", "Answer: 5", "Answer: 5", "Answer: 5"] * 2
     rows = [Rollout("q", (5,), (6,) if "4" in text else (800,), text) for text in texts]
     # One of four is ahead by d, so the deviation inside groups is d / 2: e^(2 / T) = 7.4 or 1.6 against three votes.
@@ -275,12 +280,18 @@ def test_consensus_weighs_votes_by_the_exported_reward(
 
 def test_answers_are_compared_inside_a_group_only() -> None:
     texts = ["Answer: 7", "Answer: 07", "Answer: seven", "nothing", "Answer: 3", "Answer: 7", "Answer: 3.0", "Answer:"]
-    assert answer_ids([rollout(t) for t in texts], Format.PLAIN, 4) == [0, 0, 1, -1, 0, 1, 0, -1]
+    assert answer_ids([rollout(t) for t in texts], ASKED, Format.PLAIN, 4) == [0, 0, 1, -1, 0, 1, 0, -1]
 
 
 def test_an_answer_counts_however_it_is_stated() -> None:
     texts = ["So\nAnswer: 72", "#### 72", "The answer is 72.", "none"]
-    assert answer_ids([rollout(t) for t in texts], Format.PLAIN, 4) == [0, 0, 0, -1]
+    assert answer_ids([rollout(t) for t in texts], ASKED, Format.PLAIN, 4) == [0, 0, 0, -1]
+
+
+def test_an_options_letter_and_its_text_are_one_vote() -> None:
+    asked = {"q": Problem("q", "What is high?\nA) pulse\nB) fever")}
+    texts = ["Answer: B", "Answer: B) fever", "The answer is fever.", "Answer: (A)"]
+    assert answer_ids([rollout(t) for t in texts], asked, Format.PLAIN, 4) == [0, 0, 0, 1]
 
 
 def test_consensus_trains(make_trainer: MakeTrainer) -> None:

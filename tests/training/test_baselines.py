@@ -132,6 +132,7 @@ def test_only_right_answers_are_rewarded(
 ) -> None:
     monkeypatch.setattr("trl.GRPOTrainer", FakeGRPO)
     questions = [Problem("a", "What is 5 + 7?", "12"), Problem("b", "What is 1 + 1?", "2"), Problem("c", "Why?")]
+    questions.append(Problem("d", "What is high?\nA) pulse\nB) fever", "B"))
     config = AdversarialConfig(steps=1, questions_per_step=2, group=2, max_new_tokens=5)
     outcome_rl(make_policy(), tokenizer, questions, config, tmp_path, style=Format.PLAIN, seed=0)
     assert set(FakeGRPO.made["train_dataset"].column_names) == {"prompt", "problem_id"}
@@ -145,6 +146,9 @@ def test_only_right_answers_are_rewarded(
         "Answer: 2": ("b", 1.0),
         "Answer: ": ("c", 0.0),
         "Answer: because": ("c", 0.0),
+        "Answer: B) fever": ("d", 1.0),
+        "Answer: fever": ("d", 1.0),
+        "Answer: pulse": ("d", 0.0),
     }
     ids = [list(encode_completion(text, tokenizer)) for text in texts]
     rewards = FakeGRPO.made["reward_funcs"](

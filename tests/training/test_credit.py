@@ -64,10 +64,10 @@ def test_reference_answers_are_read_with_a_weight_only(
 ) -> None:
     flat = known(lambda _: 0.0)
     trainer, rows = alternate(reward=flat, **FROZEN)
-    assert trainer._answers == {}
+    assert {problem.answer for problem in trainer._problems.values()} == {None}
     assert "outcome" not in rows[0]
     trainer, rows = alternate(reward=flat, outcome_weight=0.5, **FROZEN)
-    assert trainer._answers == {d.problem.id: d.problem.answer for d in demonstrations}
+    assert trainer._problems == {d.problem.id: d.problem for d in demonstrations}
     assert rows[0]["outcome"] == 0.0  # a random policy states nothing
 
 

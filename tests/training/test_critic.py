@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from traceward.data.formats import EncodedTrace, Format, completion_text, parse_completion
 from traceward.data.segmentation import Segmenter
-from traceward.records import Demonstration, Granularity, Head, LabelSource, Rollout, Trace, UnitSpec
+from traceward.records import Demonstration, Granularity, Head, LabelSource, Problem, Rollout, Trace, UnitSpec
 from traceward.rewards.model import RewardModel
 from traceward.training.critic import Critic, Example
 
@@ -70,6 +70,17 @@ def test_label_sources(
     found = make_critic(label_source=source).rollouts(list(made.values()))
     assert {names[e.trace.key, e.trace.completion_ids]: e.label for e in found} == labels
     assert all(e.wrong_step is None for e in found)
+
+
+def test_a_rollout_agrees_by_an_options_letter_or_its_text(
+    make_critic: MakeCritic, demonstrations: list[Demonstration], as_rollout: MakeRollout
+) -> None:
+    asked = Problem("choice", "What is high?\nA) pulse\nB) fever", "B")
+    items = [Demonstration(asked, Trace(("It is hot.",), "B")), *demonstrations]
+    critic = make_critic(items=items, label_source=LabelSource.AGREEMENT_EXCLUDE)
+    given = ("B) fever", "fever", "(B)", "pulse", "A")
+    made = [as_rollout(items[0], Trace(("We guess.",), answer)) for answer in given]
+    assert [e.trace.completion_ids for e in critic.rollouts(made)] == [r.completion_ids for r in made[3:]]
 
 
 def test_experts_are_positive_and_corruptions_negative(

@@ -35,7 +35,7 @@ def test_fit_on_given_rollouts_learns_to_tell_them_from_experts(
     out = tmp_path / "reward"
     text = verb(
         "fit", demonstrations, "--policy", policy, "--rollouts", rollouts, "--out", out, "--updates", "20",
-        "--seed", "3", "--learning-rate", "0.001",
+        "--seed", "3", "--learning-rate", "0.001", "--corruption-pack", "general", "--corruption-pack", "arithmetic",
     )  # fmt: skip
     card = json.loads((out / "card.json").read_text())
     assert card["data"]["demonstrations"] == read_demonstrations(demonstrations).fingerprint
@@ -43,6 +43,7 @@ def test_fit_on_given_rollouts_learns_to_tell_them_from_experts(
     assert (card["label_source"], card["demonstrations"], card["rollouts"]) == ("demonstrations", 6, 12)
     assert (card["training"]["seed"], card["training"]["warmup_updates"]) == (3, 20)
     assert card["training"]["updates"] in (5, 10, 15, 20)
+    assert card["training"]["corruption_packs"] == ["general", "arithmetic"]
     # 12 pairs: both experts above all four rollouts. The two corruptions are beyond a random model of this size.
     assert card["metrics"]["held_out_auroc"] >= 8 / 12
     assert "torch" in card["versions"]
@@ -126,7 +127,8 @@ def test_rollouts_of_other_questions_name_their_lines(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--learning-rate -1", "learning_rate"),
+        ("--learning-rate -1", "learning_rate input should be greater than 0: got -1.0; mend it"),
+        ("--corruption-pack medical", "error: corruption_packs must name packs among "),
         ("--granularity dense --interval 3", "interval must belong"),
         ("--max-new-tokens 150", "demonstrations.jsonl:1: question: must leave room for 150 new tokens"),
     ],

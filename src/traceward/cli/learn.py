@@ -70,6 +70,9 @@ def fit(
     granularity: Annotated[Granularity, typer.Option(help="Where the reward lives.")] = Granularity.INTERVAL,
     interval: Annotated[int | None, typer.Option(help="Tokens per unit; left out: a unit is a step.", min=1)] = None,
     label_source: Annotated[LabelSource, typer.Option(help="What makes a negative.")] = LabelSource.DEMONSTRATIONS,
+    packs: Annotated[
+        list[str] | None, typer.Option("--corruption-pack", help="Pack of wrong edits; may be repeated.")
+    ] = None,
     updates: Annotated[int | None, typer.Option(help="Most updates; early stop may end sooner.", min=0)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the discriminator.")] = None,
     rollouts_per_question: Annotated[int | None, typer.Option(help="How many are sampled.", min=1)] = None,
@@ -93,6 +96,7 @@ def fit(
             critic=settings(
                 CriticSettings,
                 label_source=label_source,
+                corruption_packs=packs,
                 warmup_updates=updates,
                 learning_rate=learning_rate,
                 rollouts_per_question=rollouts_per_question,

@@ -71,9 +71,12 @@ def as_option(answer: str, question: str) -> str:
     return option_letter(answer, options_of(question)) or answer
 
 
-def answer_key(answer: str, question: str) -> str:
-    """The key under which votes on a question are grouped; see `canonical_answer`."""
-    return canonical_answer(as_option(answer, question))
+def answer_key(answer: str | None, question: str) -> str | None:
+    """What an answer votes for: answers with the same key are one answer. None where there is none, or a blank one.
+
+    An option's letter and its text have the same key; see `canonical_answer` for all others.
+    """
+    return canonical_answer(as_option(answer, question)) or None if answer else None
 
 
 def grade_answer(given: str | None, problem: Problem) -> Grade:

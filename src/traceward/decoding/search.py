@@ -16,7 +16,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -220,6 +219,7 @@ def _found(tree: _Tree, judge: _Judge) -> Found:
     traces = [
         FoundTrace(beam, stated_answer(beam.text, style), read.exported) for beam, read in (ended or tree.finished)
     ]
-    key = partial(answer_key, question=tree.problem.question)
-    ranking = rank([trace.score for trace in traces], [trace.answer for trace in traces], key=key)
+    answers = [trace.answer for trace in traces]
+    keys = [answer_key(answer, tree.problem.question) for answer in answers]
+    ranking = rank([trace.score for trace in traces], answers, keys)
     return Found(tree.problem, tuple(traces[index] for index in ranking.order), ranking.answer, tree.sampled_tokens)

@@ -22,13 +22,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from functools import partial
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from traceward.data.grading import canonical_answer
 from traceward.data.options import answer_key
 from traceward.errors import ConfigError, DataError
 from traceward.evaluation.scorer import REWARD, Scorer, score_traces
@@ -283,28 +281,28 @@ def rerank(
 
     key: answers with the same one are one answer; left out, an option's letter and its text are, see `answer_key`.
     """
-    key = key or partial(answer_key, question=problem.question)
+    answers = [trace.answer for trace in traces]
+    keys = [answer_key(answer, problem.question) for answer in answers]
+    if key is not None:
+        keys = [key(answer) if answer and vote else None for answer, vote in zip(answers, keys, strict=True)]
     scores = [item.exported for item in score_traces(reward, problem, traces)]
-    return rank(scores, [trace.answer for trace in traces], key=key)
+    return rank(scores, answers, keys)
 
 
-def rank(
-    scores: Sequence[float], answers: Sequence[str | None], *, key: Callable[[str], str] = canonical_answer
-) -> Ranking:
-    """`rerank` of traces that are scored already: their scores, and the answers that they state.
+def rank(scores: Sequence[float], answers: Sequence[str | None], keys: Sequence[str | None]) -> Ranking:
+    """`rerank` of traces that are scored already: their scores, the answers that they state, and the keys of these.
 
-    Equal scores keep the order given. Answers with the same `key` are one answer; it is returned as the best trace
-    that states it spells it, and None where no trace states one.
+    Equal scores keep the order given. Answers with the same key are one answer, see `answer_key`; it is returned as the
+    best trace that states it spells it, and None where no trace states one.
     """
     order = tuple(sorted(range(len(scores)), key=lambda index: -scores[index]))
-    keys = [key(answer) if answer and answer.strip() else "" for answer in answers]
-    stated = [index for index in order if keys[index]]
+    stated = [(index, key) for index in order if (key := keys[index])]
     if not stated:
         return Ranking(order, tuple(scores), None)
     votes: dict[str, list[float]] = {}
-    for index in stated:
-        votes.setdefault(keys[index], []).append(math.exp(scores[index] - scores[stated[0]]))
+    for index, key in stated:
+        votes.setdefault(key, []).append(math.exp(scores[index] - scores[stated[0][0]]))
     totals = {answer: math.fsum(weights) for answer, weights in votes.items()}
     # Keys come best trace first, so a tie goes to the answer of the better trace.
     winner = next(answer for answer, total in totals.items() if total >= max(totals.values()) * (1 - _TIE))
-    return Ranking(order, tuple(scores), next(answers[index] for index in stated if keys[index] == winner))
+    return Ranking(order, tuple(scores), next(answers[index] for index, key in stated if key == winner))

@@ -34,7 +34,7 @@ from traceward.rewards.model import TraceScorer
 from traceward.training.adapter import Memory
 from traceward.training.baselines import right_answers, silence
 from traceward.training.checkpoints import Stateful
-from traceward.training.credit import advantages_of, answer_ids, known_answers, padded_units
+from traceward.training.credit import advantages_of, answer_ids, by_id, padded_units
 from traceward.training.critic import Critic
 from traceward.training.distribution import everyone, join, place, shared_samples, shared_scores
 from traceward.training.guards import correlation_inside
@@ -200,7 +200,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         args = grpo_arguments(config, Path(directory), seed=seed, style=reward.style, **memory)
         self._reference = SharedReference(reward, policy, config, mixed=args.bf16, crossed=crossing is not None)
         every = questions or [d.problem for d in demonstrations]
-        self._answers = known_answers(every) if config.outcome_weight else {}
+        self._problems = by_id(every, answers=config.outcome_weight > 0)
         super().__init__(
             model=policy,
             processing_class=tokenizer,
@@ -321,8 +321,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         return advantages, torch.nn.utils.rnn.pad_sequence(padded, batch_first=True, padding_value=-1)
 
     def _outcome(self, rollouts: list[Rollout]) -> list[float]:
-        wanted = [self._answers.get(r.problem_id) for r in rollouts]
-        right = right_answers([r.text for r in rollouts], wanted, self.reward.style)
+        problems = [self._problems[r.problem_id] for r in rollouts]
+        right = right_answers([r.text for r in rollouts], problems, self.reward.style)
         self._log_metric("outcome", sum(right) / len(right))
         return right
 
@@ -338,7 +338,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             units, there = padded_units(scored)
             self._units = (whitened(units, there) if self.config.whiten else units, there)
             return trace_mean(*self._units, clip=self.config.clip)
-        answers = torch.tensor(answer_ids(rollouts, self.reward.style, self.config.group))
+        answers = torch.tensor(answer_ids(rollouts, self._problems, self.reward.style, self.config.group))
         agrees, _ = consensus(
             answers.view(-1, self.config.group),
             exported.view(-1, self.config.group),

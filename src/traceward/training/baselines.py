@@ -12,7 +12,8 @@ from transformers import PrinterCallback, Trainer
 
 from traceward.adapters import learn_in_float32
 from traceward.data.formats import EncodedTrace, Format, stated_answer
-from traceward.data.grading import answers_equal
+from traceward.data.grading import Grade
+from traceward.data.options import grade_answer
 from traceward.records import Problem
 from traceward.training.checkpoints import Checkpoints
 from traceward.training.distribution import place
@@ -87,10 +88,10 @@ def supervised_fine_tune(
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-def right_answers(texts: Sequence[str], wanted: Sequence[str | None], style: Format) -> list[float]:
-    """1 for each completion that states the reference answer; 0 for others and where no answer is known."""
-    given = [stated_answer(text, style) for text in texts]
-    return [float(g is not None and w is not None and answers_equal(g, w)) for g, w in zip(given, wanted, strict=True)]
+def right_answers(texts: Sequence[str], problems: Sequence[Problem], style: Format) -> list[float]:
+    """1 for each completion that states its problem's reference answer; 0 for others and where no answer is known."""
+    graded = (grade_answer(stated_answer(text, style), problem) for text, problem in zip(texts, problems, strict=True))
+    return [float(grade is Grade.CORRECT) for grade in graded]
 
 
 def outcome_rl(
@@ -113,11 +114,11 @@ def outcome_rl(
     from traceward.training.adversarial import KLControl, grpo_arguments, question_rows
     from traceward.training.reference import drop_idle_reference, keep_start_policy
 
-    answers = {problem.id: problem.answer for problem in questions}
+    problems = {problem.id: problem for problem in questions}
 
     def correct(completion_ids: list[list[int]], problem_id: list[str], **_: object) -> list[float]:
         texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
-        return right_answers(texts, [answers[key] for key in problem_id], style)
+        return right_answers(texts, [problems[key] for key in problem_id], style)
 
     keep_start_policy(policy, tokenizer, Path(directory))
     trainer = GRPOTrainer(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from traceward.data.formats import Format, stated_answer
-from traceward.data.grading import canonical_answer
+from traceward.data.options import answer_key
 from traceward.errors import ConfigError
 from traceward.objectives.advantages import (
     batch_scaled,
@@ -35,28 +36,33 @@ def padded_units(scored: Sequence[ScoredTrace]) -> tuple[Tensor, Tensor]:
     return units, torch.arange(units.shape[1])[None] < counts[:, None]
 
 
-def answer_ids(rollouts: Sequence[Rollout], style: Format, group: int) -> list[int]:
-    """An integer per rollout, equal inside a group where the answers are equal; -1 where none is stated."""
+def answer_ids(rollouts: Sequence[Rollout], problems: Mapping[str, Problem], style: Format, group: int) -> list[int]:
+    """An integer per rollout, equal inside a group where the answers are equal; -1 where none is stated.
+
+    problems: id -> the question, whose options count by letter or by text.
+    """
     found: list[int] = []
     for start in range(0, len(rollouts), group):
         seen: dict[str, int] = {}
         for rollout in rollouts[start : start + group]:
-            answer = stated_answer(rollout.text, style)
-            key = None if answer is None else canonical_answer(answer)
-            found.append(-1 if not key else seen.setdefault(key, len(seen)))
+            key = answer_key(stated_answer(rollout.text, style), problems[rollout.problem_id].question)
+            found.append(-1 if key is None else seen.setdefault(key, len(seen)))
     return found
 
 
-def known_answers(questions: Sequence[Problem]) -> dict[str, str]:
-    """The reference answers that are known, by question. Raises ConfigError where none is: a share of the advantage
-    would be nothing."""
-    found = {problem.id: problem.answer for problem in questions if problem.answer is not None}
-    if not found:
+def by_id(questions: Sequence[Problem], *, answers: bool) -> dict[str, Problem]:
+    """Questions by id, without their reference answers where `answers` is not set.
+
+    Raises ConfigError where it is set and none is known: a share of the advantage would be nothing.
+    """
+    if not answers:
+        return {problem.id: replace(problem, answer=None) for problem in questions}
+    if all(problem.answer is None for problem in questions):
         raise ConfigError(
             f"adversarial.outcome_weight must be 0 where no question has a reference answer: got {len(questions)} "
             "questions without; set it to 0, or give them answers"
         )
-    return found
+    return {problem.id: problem for problem in questions}
 
 
 def advantages_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from traceward.data.formats import (
     encode_completion,
     stated_answer,
 )
-from traceward.data.grading import answers_equal
+from traceward.data.grading import Grade
+from traceward.data.options import grade_answer
 from traceward.records import Demonstration, LabelSource, Objective, Problem, Rollout, StopReason, Trace
 from traceward.rewards.heads import PolicyLogprobs
 from traceward.rewards.model import STEPS, RewardModel
@@ -74,7 +75,7 @@ class Critic:
         self.rng.shuffle(shuffled)
         held = max(2, round(settings.held_out * len(shuffled))) if settings.held_out and len(shuffled) > 3 else 0
         self.held_out, self.expert = shuffled[:held], shuffled[held:]
-        self.answers = {d.problem.id: d.trace.answer for d in demonstrations}
+        self.problems = {d.problem.id: replace(d.problem, answer=d.trace.answer) for d in demonstrations}
         self.replay: list[Rollout] = []
         self.form = FormControl()
         self.updates = 0
@@ -183,8 +184,8 @@ class Critic:
             source, agrees = self.settings.label_source, False
             if source.uses_final_answers:
                 given = stated_answer(rollout.text, self.reward.style)
-                wanted = self.answers.get(rollout.problem_id)
-                agrees = given is not None and wanted is not None and answers_equal(given, wanted)
+                asked = self.problems.get(rollout.problem_id)
+                agrees = asked is not None and grade_answer(given, asked) is Grade.CORRECT
             if not agrees:
                 found.append(Example(trace, 0))
             elif source is LabelSource.AGREEMENT_PROMOTE:

@@ -213,9 +213,7 @@ def _table(
         RerankGroup(
             problem_id=problem.id,
             correct=tuple(item.correct for item in group),
-            answers=tuple(
-                (answer_key(item.answer, problem.question) or None) if item.answer else None for item in group
-            ),
+            answers=tuple(answer_key(item.answer, problem.question) for item in group),
             lengths=tuple(len(item.rollout.completion_ids) for item in group),
             # The record asks for a reward; its rows are not shown where none was given.
             scores={"reward": tuple(scores[index]) if scores is not None else (0.0,) * len(group)},

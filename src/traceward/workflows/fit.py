@@ -24,7 +24,7 @@ from traceward.rewards.heads import logprobs_under
 from traceward.rewards.model import new_reward
 from traceward.training.critic import Critic
 from traceward.training.guards import Alarm, Guards
-from traceward.training.section import Section
+from traceward.training.section import Section, rule_of
 from traceward.training.settings import CriticSettings, GuardSettings, RewardSettings, check_objective
 from traceward.training.warmup import WarmUp, warm_up
 from traceward.workflows.evaluate import refuse_long_prompt, sample_all
@@ -51,8 +51,9 @@ def settings(section: type[S], **values: Any) -> S:
     try:
         return section(**{name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, f['loc']))} {f['msg'].lower()}: got {f['input']!r}" for f in error.errors()]
-        raise ConfigError("; ".join(faults) + "; mend the option") from error
+        # A rule about several settings has no place of its own, and names them.
+        faults = [" ".join([".".join(map(str, fault["loc"])), rule_of(fault)]).strip() for fault in error.errors()]
+        raise ConfigError("\n  ".join(faults)) from error
 
 
 def fit_reward(

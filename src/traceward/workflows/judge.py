@@ -77,8 +77,8 @@ def _judged(rollouts: Sequence[Rollout], items: Sequence[Demonstration], task: T
         trace = parse_completion(rollout.text, recipe.data.format)
         problem = problems[rollout.problem_id]
         stated = stated_answer(rollout.text, recipe.data.format)
-        vote = answer_key(stated, problem.question) if stated else ""
-        found.append(Sampled(rollout, trace, task.judge(problem, trace), vote or None, trace_key(problem, trace)))
+        vote = answer_key(stated, problem.question)
+        found.append(Sampled(rollout, trace, task.judge(problem, trace), vote, trace_key(problem, trace)))
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +122,8 @@ def _ranked(members: Sequence[int], records: Sequence[TraceRecord], readings: Re
     if not some:
         return {**row, "ranked": [], "lines": [], "scores": [], "best": None, "best_answer": None, "vote": None}
     scores = [readings.read("reward", index).exported for index in kept]
-    ranking = rank(
-        scores, [record.stated_answer for record in some], key=partial(answer_key, question=problem.question)
-    )
+    answers = [record.stated_answer for record in some]
+    ranking = rank(scores, answers, [answer_key(answer, problem.question) for answer in answers])
     order = ranking.order
     return {
         **row,
@@ -149,7 +147,7 @@ def _group(key: str, members: Sequence[int], records: Sequence[TraceRecord], rea
     return RerankGroup(
         problem_id=key,
         correct=correct,
-        answers=tuple((answer_key(answer, question) or None) if answer else None for answer in answers),
+        answers=tuple(answer_key(answer, question) for answer in answers),
         lengths=tuple(readings.lengths[index] for index in members),
         scores={name: tuple(readings.read(name, index).exported for index in members) for name in readings.scores},
     )
