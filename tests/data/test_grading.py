@@ -146,6 +146,9 @@ def test_extraction(text: str, expected: str | None) -> None:
         ("The answer is 18.", None),
         ("18", None),
         ("Answer:", None),
+        ("**Answer:** 18", "18"),
+        ("**Final Answer: 18**", "18"),
+        ("**Answer:**", None),
     ],
 )
 def test_answer_lines(line: str, expected: str | None) -> None:

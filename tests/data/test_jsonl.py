@@ -51,7 +51,13 @@ def test_gzip_is_told_by_its_bytes_not_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "place", "rule"),
     [
-        (GOOD + b'{"a": \n', ":2: line: ", "must be JSON"),
+        (GOOD + b'{"a": \n', ":2: line: ", "must be JSON: got 'Expecting value' at column 7"),
+        (
+            b'[\n{"a": 1},\n{"a": 2}\n]\n',
+            ":1: file: ",
+            "must be one JSON object per line: got a document of many lines",
+        ),
+        (b'{\n"a": 1\n}\n', ":1: file: ", "must be one JSON object per line: got a document of many lines"),
         (GOOD + b"[1]\n", ":2: line: ", "must be a JSON object: got list"),
         (GOOD + b'{"a": NaN}\n', ":2: line: ", "NaN is no JSON number"),
         (GOOD + b'{"a": "\xff"}\n', ":2: line: ", "must be UTF-8: got byte 0xff at column 7"),

@@ -38,6 +38,25 @@ def numbers(items: Sequence[Demonstration | Problem]) -> list[int]:
     return [int(problem.question.split()[2]) for problem in problems]
 
 
+def test_an_id_of_two_questions_stays_with_the_first(tmp_path: Path) -> None:
+    numbered = [
+        [row | {"id": at} for at, row in enumerate(rows)] for rows in (solved(*range(20)), asked(*range(30, 40)))
+    ]
+    found = made(train=numbered[0], questions=[*numbered[1], *numbered[0][:1]], test=solved(50, id=3))
+    ids = [item.problem.id for part in found.parts.values() for item in part]
+    ids += [problem.id for problem in found.questions["questions"]]
+    assert len(set(ids)) == len(ids) == 31
+    assert [item.problem.id for item in found.parts["test"]] == ["3"]
+    assert {"0", "1", "2", "4"} < set(ids)
+    for stem, items in {**found.parts, **found.questions}.items():
+        write_jsonl(tmp_path / f"{stem}.jsonl", rows_of(items))
+    task = jsonl_task(tmp_path, demonstrations=None, questions=10, validation=5, test=5)
+    assert numbers(task.questions) == [*range(30, 40)]
+    write_jsonl(tmp_path / "questions.jsonl", asked(99, id=task.demonstrations[0].problem.id))
+    with pytest.raises(DataError, match="no id of train, under questions"):
+        jsonl_task(tmp_path, demonstrations=None, questions=10, validation=5, test=5)
+
+
 def test_given_splits_stay_and_missing_ones_are_parts_of_train() -> None:
     whole = made(train=solved(*range(200)), validation=solved(900), test=solved(901, 902))
     assert {split: numbers(items) for split, items in whole.parts.items()} == {
@@ -127,7 +146,7 @@ def test_a_limit_refuses_and_what_is_left_must_be_enough() -> None:
     sources = [Source("train", "train", solved(*range(7, 14))), Source("test", "test", solved(1))]
     sources += [Source("dev", "validation", solved(2))]
     with pytest.raises(
-        DataError, match="at least 4 demonstrations and 1 test problem: got 3 and 1, with 4 places"
+        DataError, match="at least 4 demonstrations and 1 test problem: got 3 and 1; places refused: 4"
     ) as caught:
         prepare(sources, convert_with(dict), questions=True, limit=limit)
     assert caught.value.problems[0] == "train:4: question: must be short: got more; shorten it"

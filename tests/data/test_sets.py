@@ -65,6 +65,9 @@ def test_medreason_answers_become_letters_and_its_lines_steps() -> None:
         json.dumps({"A": "Sodium", "B": "Potassium", "C": "Calcium"}),
         json.dumps(["Sodium", "Potassium", "Calcium"]),
         "A) Sodium\nB) Potassium\nC) Calcium",
+        ["A)Sodium", "B)Potassium", "C)Calcium"],
+        {"label": ["A", "B", "C"], "text": ["Sodium", "Potassium", "Calcium"]},
+        {"A": "Sodium", "B": "Potassium", "C": "Calcium", "D": None},
     ],
 )
 def test_options_may_be_written_in_several_ways(options: object) -> None:
@@ -108,10 +111,10 @@ def test_rows_in_our_schema_pass(name: str) -> None:
             "answer must be the option that the reasoning ends with",
         ),
         ("mmlu-pro", {**MMLU_PRO, "options": []}, "options must be in the row or below the question"),
-        ("mmlu-pro", {**MMLU_PRO, "options": ["one"]}, "options must be 2 to 26 texts"),
+        ("mmlu-pro", {**MMLU_PRO, "options": ["one"]}, "options must be 2 to 26 texts, a list or by letter from A on"),
         ("mmlu-pro", {**MMLU_PRO, "question": " "}, "question must be a non-blank string"),
         ("medreason", {**MEDREASON, "answer": "Lithium"}, "answer must be one of the options A, B, C, D"),
-        ("medreason", {**MEDREASON, "options": "None"}, "options must be 2 to 26 texts"),
+        ("medreason", {**MEDREASON, "options": "None"}, "options must be 2 to 26 texts, a list or by letter from A on"),
         ("math", {**MATH, "solution": "It is four."}, "answer must be in a \\boxed{} of the solution"),
         (
             "gsm8k",

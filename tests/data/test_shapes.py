@@ -116,6 +116,21 @@ def test_ids_and_sources_stay() -> None:
         ({"messages": [{"role": "user"}]}, "messages", "must hold role and content, two texts"),
         ({"messages": "hello"}, "messages", "got 'hello'"),
         ({"prompt": QUESTION, "completion": "So.\n#### A", "options": ["one"]}, "options", "must be 2 to 26 texts"),
+        (
+            {"prompt": QUESTION, "completion": "So.\n#### A", "options": {"1": "4", "2": "5"}},
+            "options",
+            "a list or by letter from A on",
+        ),
+        (
+            {"prompt": QUESTION, "completion": "So.", "answer": 1, "options": ["4", "5"]},
+            "answer",
+            "must be one of the options A, B: got 1",
+        ),
+        (
+            {"prompt": QUESTION, "completion": "The answer is (B).", "answer": "4", "options": ["4", "5"]},
+            "answer",
+            "must be the one that completion states: got '4' for '(B)'",
+        ),
         ({"question": QUESTION, "answer": "#### no\nline"}, "answer", "must be a solution that ends with a line"),
     ],
 )

@@ -41,7 +41,8 @@ _SPOKEN = re.compile(
     re.IGNORECASE,
 )
 _ANSWER_LINE = re.compile(
-    r"\s*(?:(?:####|(?:final\s+)?answer\s*:)\s*(?P<any>\S.*?)|A:\s*(?P<number>\S.*?))\s*", re.IGNORECASE
+    r"[\s*_]*(?:(?:####|(?:final\s+)?answer[\s*_]*:)[\s*_]*(?P<any>[^\s*_].*?)|A:\s*(?P<number>\S.*?))[\s*_]*",
+    re.IGNORECASE,
 )
 
 

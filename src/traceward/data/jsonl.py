@@ -75,13 +75,16 @@ def _reject_constant(name: str) -> float:
 def _parse(raw: bytes) -> Row:
     """One line as an object; ValueError says what is wrong with it."""
     try:
-        found = json.loads(raw.decode("utf-8"), parse_constant=_reject_constant)
+        found = json.loads(raw.decode("utf-8").rstrip("\r\n"), parse_constant=_reject_constant)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"must be UTF-8: got byte {raw[error.start]:#04x} at column {error.start}; save it as UTF-8"
         ) from None
     except RecursionError:
         raise ValueError("must not be nested this deeply: got a runaway bracket; mend or remove the line") from None
+    except json.JSONDecodeError as error:
+        rule = f"must be JSON: got '{error.msg}' at column {error.colno}; mend or remove the line"
+        raise ValueError(rule) from None
     except ValueError as error:
         raise ValueError(f"must be JSON: got {error}; mend or remove the line") from None
     if not isinstance(found, dict):
@@ -120,12 +123,16 @@ def read_jsonl(path: str | Path, faults: Faults | None = None) -> Iterator[tuple
     """Yield (line number, object) of a .jsonl or .jsonl.gz file; blank lines are allowed at its very end only.
 
     faults: broken lines are added there and passed over; without it the first one raises.
-    Raises DataError naming path and line for a broken line; always for an empty, missing, unreadable or torn file.
+    Raises DataError naming path and line for a broken line; always for an empty, missing, unreadable or torn file, and
+    for a document of many lines.
     """
     blank = 0
     number = 0
     mine = faults or Faults(path)
     for number, raw in _lines(Path(path)):
+        if number == 1 and raw.strip() in (b"[", b"{"):
+            rule = "must be one JSON object per line: got a document of many lines; write each row on a line of its own"
+            raise DataError(DataError.at(path, number, "file", rule))
         if not raw.strip():
             blank = blank or number
             continue

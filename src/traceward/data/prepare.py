@@ -2,14 +2,15 @@
 
 A row that breaks a rule is left out and named; for every source, rows = kept + known + refused. *Known* is a question
 without reasoning whose worked solution another row holds. A question in two splits stays in the later of train,
-validation, test: the test set of a benchmark stays whole.
+validation, test: the test set of a benchmark stays whole. An id that another question has already, as numbered files
+may give, gives way to the one that follows from the question: recipes tell questions by their ids.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from traceward.data.demonstrations import (
@@ -91,6 +92,7 @@ def prepare(sources: Sequence[Source], read: Reader, *, questions: bool, limit: 
     """
     found = [_read(source, read, questions) for source in sorted(sources, key=lambda one: _ORDER.index(one.split))]
     _keep_apart(found)
+    _tell_apart(found)
     if limit is not None:
         _drop(found, lambda _, item: limit(item))
     kept: dict[str, list[_Item]] = {split: [] for split in (TRAIN, VALIDATION, TEST)}
@@ -190,6 +192,19 @@ def _keep_apart(found: Sequence[_Read]) -> None:
             one.items[:] = kept
 
 
+def _tell_apart(found: Sequence[_Read]) -> None:
+    """Give each question an id of its own."""
+    seen: set[str] = set()
+    for one in found:
+        for at, (line, split, item) in enumerate(one.items):
+            problem = item if isinstance(item, Problem) else item.problem
+            if problem.id in seen:
+                problem = replace(problem, id=question_field({"question": problem.question})[1])
+                item = problem if isinstance(item, Problem) else replace(item, problem=problem)  # noqa: PLW2901
+                one.items[at] = (line, split, item)
+            seen.add(problem.id)
+
+
 def _part(experts: Mapping[str, list[Demonstration]]) -> tuple[dict[str, tuple[Demonstration, ...]], dict[str, float]]:
     """The splits that are there; those that are not are parts of train, or of validation where there is no train."""
     given = {split: tuple(items) for split, items in experts.items() if items}
@@ -209,7 +224,7 @@ def _enough(parts: Mapping[str, Sequence[Demonstration]], found: Sequence[_Read]
     places = tuple(place for one in found for place in one.faults.places)
     raise DataError(
         f"{', '.join(one.source.path for one in found)} must give at least 4 demonstrations and 1 test problem: got "
-        f"{got[TRAIN]} and {got[TEST]}, with {len(places)} places refused; mend or add rows",
+        f"{got[TRAIN]} and {got[TEST]}; places refused: {len(places)}; mend or add rows",
         problems=places,
     )
 

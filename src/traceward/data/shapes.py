@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from traceward.data.demonstrations import FieldError
 from traceward.data.grading import answers_equal, extract_answer, is_number
 from traceward.data.jsonl import SHOWN, Faults, Row
+from traceward.data.options import option_letter, options_of
 from traceward.data.tasks import gsm8k
-from traceward.data.tasks.choices import asked
+from traceward.data.tasks.choices import asked, letter_of
 from traceward.errors import DataError
 
 _PROMPTS = ("prompt", "instruction", "query", "problem", "question")
@@ -42,12 +43,12 @@ def _first(row: Row, names: Iterable[str]) -> str | None:
     return next((name for name in names if row.get(name) is not None), None)
 
 
-def _solved(text: object, where: str, row: Row) -> tuple[Row, dict[str, str]]:
-    """Reasoning and answer of a text that holds both, with where they were found."""
+def _solved(question: object, text: object, where: str, row: Row) -> tuple[Row, dict[str, str]]:
+    """Question, reasoning and answer of a text that holds the latter two, with where these were found."""
     if not isinstance(text, str) or not text.strip():
         raise FieldError(where, f"must be a non-blank text: got {text!r}; write the worked solution there")
     label = _first(row, _LABELS)
-    found: Row = {"solution": text}
+    found: Row = {"question": question, "solution": text}
     taken = {"steps": f"{where}, its lines or sentences", "answer": f"{where}, where it states one"}
     if "<think>" in text:
         match = _THOUGHT.fullmatch(text)
@@ -61,9 +62,17 @@ def _solved(text: object, where: str, row: Row) -> tuple[Row, dict[str, str]]:
     if label is None:
         return {**found, "answer": stated}, taken
     given = str(row[label])
-    if stated and is_number(stated) and is_number(given) and not answers_equal(stated, given):
+    if stated and _contradict(stated, given, options_of(asked({**row, "question": question}))):
         raise FieldError(label, f"must be the one that {where} states: got {given!r} for {stated!r}; mend one of them")
     return {**found, "answer": row[label]}, {**taken, "answer": label}
+
+
+def _contradict(one: str, other: str, options: Mapping[str, str]) -> bool:
+    """Whether two answers are different numbers or different options; other words may mean the same."""
+    letters = {option_letter(answer, options) for answer in (one, other)}
+    if None not in letters:
+        return len(letters) > 1
+    return is_number(one) and is_number(other) and not answers_equal(one, other)
 
 
 def _content(message: object, field: str) -> tuple[str, str]:
@@ -90,8 +99,8 @@ def _exchange(messages: object, field: str) -> tuple[str, str]:
 def _conversation(row: Row) -> tuple[Row, dict[str, str]]:
     field = "messages" if "messages" in row else "conversations"
     question, text = _exchange(row[field], field)
-    found, taken = _solved(text, f"{field}, the assistant's", row)
-    return {"question": question, **found}, {"question": f"{field}, before the assistant's", **taken}
+    found, taken = _solved(question, text, f"{field}, the assistant's", row)
+    return found, {"question": f"{field}, before the assistant's", **taken}
 
 
 def _completed(row: Row) -> tuple[Row, dict[str, str]]:
@@ -104,16 +113,16 @@ def _completed(row: Row) -> tuple[Row, dict[str, str]]:
         asks, text = _exchange([*parts[0], *parts[1]], prompt)
     if isinstance(row.get("input"), str) and row["input"].strip() and prompt == "instruction":
         asks = f"{asks}\n{row['input']}"
-    found, taken = _solved(text, completion, row)
-    return {"question": asks, **found}, {"question": prompt, **taken}
+    found, taken = _solved(asks, text, completion, row)
+    return found, {"question": prompt, **taken}
 
 
 def _explained(row: Row) -> tuple[Row, dict[str, str]]:
     question, rationale = _first(row, _QUESTIONS), _first(row, _RATIONALES)
     assert question is not None
     assert rationale is not None
-    found, taken = _solved(row[rationale], rationale, row)
-    return {"question": row[question], **found}, {"question": question, **taken}
+    found, taken = _solved(row[question], row[rationale], rationale, row)
+    return found, {"question": question, **taken}
 
 
 def _own(row: Row) -> tuple[Row, dict[str, str]]:
@@ -185,7 +194,8 @@ def _read(shape: _Shape, row: Row) -> Understood:
     mapped, taken = shape.read(row)
     kept = {key: row[key] for key in ("id", "source", "options", "choices") if row.get(key) is not None}
     mapped = {**kept, **mapped}
+    question = asked(mapped)
+    if _has(row, ("options", "choices")) and mapped.get("answer") is not None:
+        letter_of(mapped["answer"], options_of(question))  # else no trace could ever be right
     thinks = taken["steps"].endswith(_INSIDE)
-    return Understood(
-        {**mapped, "question": asked(mapped)}, f"{shape.name} with <think>" if thinks else shape.name, taken
-    )
+    return Understood({**mapped, "question": question}, f"{shape.name} with <think>" if thinks else shape.name, taken)

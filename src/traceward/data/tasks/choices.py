@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from string import ascii_uppercase
 
 from traceward.data.demonstrations import FieldError, lift_answer
 from traceward.data.grading import extract_answer
 from traceward.data.jsonl import Row
-from traceward.data.options import option_letter, options_of, with_options
+from traceward.data.options import MOST, option_letter, options_of, with_options
 from traceward.data.segmentation import split_steps
 
 
-def _listed(options: object) -> list[Any]:
-    """Options as a list, of what sets give: a list, letters with texts, either of them as JSON, or lettered lines."""
-    if isinstance(options, Mapping):
-        return [options[letter] for letter in sorted(options)]
+def _listed(options: object) -> list[str]:
+    """Options as a list, of what sets give: a list, letters with texts, `label` beside `text`, any of these as JSON, or
+    lettered lines. Empty where it is none of them."""
     if isinstance(options, str):
         try:
             return _listed(json.loads(options))
         except ValueError:
             return list(options_of(options).values())
-    return list(options) if isinstance(options, list | tuple) else []
+    if isinstance(options, Mapping):
+        if options.keys() == {"label", "text"} and all(isinstance(part, list) for part in options.values()):
+            options = dict(zip(options["label"], options["text"], strict=False))
+        # A table of rows with fewer options fills up with null.
+        given = {str(letter).upper(): text for letter, text in options.items() if text is not None}
+        if sorted(given) != list(ascii_uppercase[: len(given)]):
+            return []
+        options = [given[letter] for letter in sorted(given)]
+    if not isinstance(options, list | tuple) or not all(isinstance(text, str | int | float) for text in options):
+        return []
+    texts = [" ".join(str(text).split()) for text in options]
+    marked = list(options_of("\n".join(texts)).values())  # ["A) red", "B) blue"]
+    return marked if len(marked) == len(texts) and all(marked) else texts
 
 
 def asked(row: Row) -> str:
@@ -34,8 +45,18 @@ def asked(row: Row) -> str:
         return question
     try:
         return with_options(question, _listed(options))
-    except ValueError as error:
-        raise FieldError("options", str(error)) from None
+    except ValueError:
+        rule = f"must be 2 to {MOST} texts, a list or by letter from A on: got {options!r}; mend the options"
+        raise FieldError("options", rule) from None
+
+
+def letter_of(answer: object, options: Mapping[str, str]) -> str:
+    """The letter of the option that an answer names. Raises FieldError where it names none."""
+    letter = option_letter(str(answer), options) if isinstance(answer, str | int | float) else None
+    if letter is None:
+        rule = f"must be one of the options {', '.join(options)}: got {answer!r}; write its letter or its text"
+        raise FieldError("answer", rule)
+    return letter
 
 
 def choice(row: Row, *, reasoning: object, answer: object) -> Row:
@@ -48,9 +69,7 @@ def choice(row: Row, *, reasoning: object, answer: object) -> Row:
     options = options_of(question)
     if not options:
         raise FieldError("options", "must be in the row or below the question: got none; add them, or use jsonl")
-    letter = option_letter(answer, options) if isinstance(answer, str) else None
-    if letter is None:
-        raise FieldError("answer", f"must be one of the options {', '.join(options)}: got {answer!r}; mend that row")
+    letter = letter_of(answer, options)
     found: Row = {"question": question, "answer": letter}
     found |= {key: row[key] for key in ("id", "source", "split") if row.get(key) is not None}
     if isinstance(reasoning, list):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
@@ -120,7 +120,7 @@ def jsonl_task(
     prints = {split: found.fingerprint for split, found in given.items()}
     further = [item.problem for item in parts["train"][len(expert) :]]
     if len(further) < questions and path.is_dir() and _there(path, "questions"):
-        further += _unseen(path, [item.problem for part in parts.values() for item in part])
+        further += _unseen(path, parts)
         prints["questions"] = fingerprint_file(find_file(path, "questions"))
     return Task(
         name=name,
@@ -142,13 +142,15 @@ def _splits(path: Path) -> list[str]:
     return ["train", *(["validation"] if _there(path, "validation") else []), "test"]
 
 
-def _unseen(path: Path, known: Iterable[Problem]) -> list[Problem]:
-    """The questions of the file `questions`. Raises DataError where one of them is among `known`."""
-    keys = {question_key(problem.question) for problem in known}
+def _unseen(path: Path, parts: Mapping[str, Sequence[Demonstration]]) -> list[Problem]:
+    """The questions of the file `questions`. Raises DataError where one of them is in a part, or its id in train: a run
+    tells the questions it trains on by their ids."""
+    keys = {question_key(item.problem.question) for items in parts.values() for item in items}
+    ids = {item.problem.id for item in parts["train"]}
     found = read_questions(path, split="questions")
-    if doubled := [problem.id for problem in found if question_key(problem.question) in keys]:
+    if doubled := [one.id for one in found if one.id in ids or question_key(one.question) in keys]:
         raise DataError(
-            f"{path} must hold no question of another split under questions: got {', '.join(doubled[:10])}; "
-            "prepare it with traceward data, or remove them"
+            f"{path} must hold no question of another split, and no id of train, under questions: "
+            f"got {', '.join(doubled[:10])}; prepare it with traceward data, or remove them"
         )
     return found
