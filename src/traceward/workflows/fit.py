@@ -21,7 +21,7 @@ from traceward.errors import ConfigError, DataError, RunError
 from traceward.records import Rollout, StopReason
 from traceward.rewards.files import CARD
 from traceward.rewards.heads import logprobs_under
-from traceward.rewards.model import new_reward
+from traceward.rewards.model import RewardModel, new_reward
 from traceward.training.critic import Critic
 from traceward.training.guards import Alarm, Guards
 from traceward.training.section import Section, rule_of
@@ -92,19 +92,7 @@ def fit_reward(
         )  # fmt: skip
         negatives = [rollout for group in groups for rollout in group]
     torch.manual_seed(seed)  # dropout
-    learned = new_reward(
-        model,
-        tokenizer,
-        head=reward.head,
-        spec=reward.spec,
-        style=style,
-        beta=reward.beta,
-        reference_share=reward.reference_share,
-        adapter=reward.adapter,
-        seed=seed,
-    )
-    if reward.gradient_checkpointing:
-        checkpoint_gradients(learned.backbone)
+    learned = _untaught(model, tokenizer, reward, style, seed)
     teacher = Critic(
         learned, found.demonstrations, critic, seed=seed, policy_logprobs=logprobs_under(model, temperature=1.0),
         max_new_tokens=None if made_elsewhere else max_new_tokens,
@@ -119,6 +107,25 @@ def fit_reward(
     learned.card = _card(found, negatives, done, critic, policy=policy, rollouts=rollouts, seed=seed)
     learned.save(out)
     return FitResult(out, learned.card, done, tuple(alarms))
+
+
+def _untaught(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: RewardSettings, style: Format, seed: int
+) -> RewardModel:
+    learned = new_reward(
+        model,
+        tokenizer,
+        head=settings.head,
+        spec=settings.spec,
+        style=style,
+        beta=settings.beta,
+        reference_share=settings.reference_share,
+        adapter=settings.adapter,
+        seed=seed,
+    )
+    if settings.gradient_checkpointing:
+        checkpoint_gradients(learned.backbone)
+    return learned
 
 
 def _refuse_settings_of_runs(reward: RewardSettings) -> None:
