@@ -1,4 +1,4 @@
-"""A recipe: one TOML file and dotted overrides, resolved into one checked tree.
+"""A recipe: one TOML file, perhaps on top of another, and dotted overrides, resolved into one checked tree.
 
     run      what is made, from which seed
     data     the task, its demonstrations and questions
@@ -11,7 +11,6 @@ Unknown keys are refused with their place, so a misspelt key never runs as a def
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -35,6 +34,7 @@ from traceward.training.settings import (
     SFTSettings,
     check_objective,
 )
+from traceward.tree import read_toml, set_override
 
 
 class Arm(StrEnum):
@@ -157,7 +157,12 @@ class EvaluationSettings(Section):
     samples: int = Field(default=8, ge=2)
     """Base-policy samples per test problem, for reranking and localisation."""
     policy_samples: int = Field(default=4, ge=1)
-    """Samples per test and validation problem of each policy at T = 1; greedy decoding is measured beside it."""
+    """Samples per test and validation problem of each policy; greedy decoding is measured beside it."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of all these samples."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    pass_at: tuple[int, ...] = ()
+    """Numbers k of samples of which one must be right; measured of every policy beside pass@1."""
     curve_every: int = Field(default=10, ge=0)
     """Policy steps between two looks at the validation problems; 0 turns curves off."""
     curve_problems: int | None = Field(default=None, ge=1)
@@ -165,6 +170,15 @@ class EvaluationSettings(Section):
     examples: int = Field(default=10, ge=0)
     pairs: int = Field(default=0, ge=0)
     """Length- and end-matched (expert, rollout) pairs of held-out questions for the discriminator's AUROC."""
+
+    @model_validator(mode="after")
+    def _pass_at_fits(self) -> EvaluationSettings:
+        if wrong := [k for k in self.pass_at if not 1 <= k <= self.policy_samples]:
+            raise ValueError(
+                f"pass_at must lie between 1 and policy_samples, which is {self.policy_samples}: got {wrong[0]}; draw "
+                "more samples"
+            )
+        return self
 
 
 class Recipe(Section):
@@ -254,17 +268,6 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return resolve(tree, where=str(path))
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The tree of a recipe file, not checked yet."""
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"recipe must be a TOML file: got '{path}'; check the path")
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: recipe must be TOML: got {error}; mend that line") from error
-
-
 def resolve(tree: dict[str, Any], *, where: str) -> Recipe:
     """Check a tree of settings; every fault is named by its dotted key."""
     try:
@@ -281,21 +284,3 @@ def _fault(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{key}: must be a known key: got an unknown one; remove it or check its spelling"
     return f"{key}: {rule_of(fault)}"
-
-
-def set_override(tree: dict[str, Any], override: str) -> None:
-    """Put `section.key=value` into a tree."""
-    key, equals, text = override.partition("=")
-    parts = key.split(".")
-    if not equals or not all(parts):
-        raise ConfigError(f"override must read section.key=value: got '{override}'; for example data.test=50")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    place = tree
-    for part in parts[:-1]:
-        place = place.setdefault(part, {})
-        if not isinstance(place, dict):
-            raise ConfigError(f"override must name a key of a section: got '{override}'; '{part}' is a value")
-    place[parts[-1]] = value

@@ -96,6 +96,13 @@ class Scale(StrEnum):
     NONE = "none"
 
 
+class Schedule(StrEnum):
+    """How the policy's learning rate moves once it has risen."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"  # down to nothing at the last step
+
+
 class CalibrationMethod(StrEnum):
     """How a score becomes a probability."""
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from traceward.ablation.grid import MEASURES, Ablation, Grid, is_grid, label, load_grid, merged
+from traceward.ablation.grid import MEASURES, Ablation, Grid, is_grid, label, load_grid
 from traceward.config import Recipe
 from traceward.errors import ConfigError
 from traceward.records import Granularity, Head
+from traceward.tree import merged
 
 ROOT = Path(__file__).parents[2]
 BASE = '[run]\nname = "mine"\narms = []\n[data]\ntest = 7\n'

@@ -11,10 +11,11 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from traceward.ablation.grid import Cell, merged
+from traceward.ablation.grid import Cell
 from traceward.ablation.sharing import Part, parts_of, place, prepare, settings_read
 from traceward.config import Arm, Recipe
 from traceward.training.run_directory import FREE, RunDirectory
+from traceward.tree import merged
 from traceward.workflows import stages
 
 from .conftest import SMALL

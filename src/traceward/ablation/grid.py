@@ -19,16 +19,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
-from traceward.config import Recipe, read_toml, resolve, set_override
+from traceward.config import Recipe, resolve
 from traceward.errors import ConfigError
 from traceward.training.section import Section
+from traceward.tree import Tree, merged, read_toml, set_override
 
 SEED = "run.seed"
 ARM = "arm"  # the last column of a row: the policy that it measures
@@ -36,7 +36,6 @@ BEST = "best"  # in `compare`: of the rows with a learned reward the one that is
 MEASURES = ("pass_at_1", "greedy", "validation_pass_at_1", "validation_greedy", "rerank", "localise", "held_out_auroc")
 SELECTORS = ("validation_pass_at_1", "validation_greedy", "held_out_auroc")  # nothing of the test problems
 
-Tree: TypeAlias = dict[str, Any]
 Labels: TypeAlias = dict[str, str]
 
 
@@ -101,7 +100,6 @@ def load_grid(path: str | Path, overrides: Sequence[str] = (), *, check: Callabl
     tree = read_toml(path)
     blocks = tree.pop("grid")
     settings = _settings(tree.pop("ablation", {}), str(path))
-    tree = on_base(tree, path)
     products = [_axes(block, str(path)) for block in (blocks if isinstance(blocks, list) else [blocks])]
     axes = {
         name: tuple(dict.fromkeys(itertools.chain(*(p.get(name, {}) for p in products))))
@@ -227,27 +225,6 @@ def label(value: object) -> str:
     if isinstance(value, list):
         return "+".join(label(item) for item in value) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def on_base(tree: Tree, path: str | Path) -> Tree:
-    """The settings of the file at `path` on top of the recipe that it names, if it names one."""
-    tree = dict(tree)
-    base = tree.pop("recipe", None)
-    if base is None:
-        return tree
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: recipe must be the place of a TOML file: got {base!r}; write it in quotes")
-    return merged(read_toml(Path(path).parent / base), tree)
-
-
-def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
-    """A copy of `tree` with `changes` on top, section by section."""
-    found = deepcopy(dict(tree))
-    for key, value in changes.items():
-        inner = found.get(key)
-        both = isinstance(value, dict) and isinstance(inner, dict)
-        found[key] = merged(inner, value) if both and inner is not None else deepcopy(value)
-    return found
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -30,6 +30,13 @@ MADE_WITH = "made-with.json"  # the code that made a part
 # What a stage reads of a recipe, and no more: sections or single settings. tests/ablation/test_sharing.py watches the
 # stages read. One that is not named here reads everything but UNREAD: what is new is never shared too much.
 EVERYWHERE = ("data", "policy", "run.seed")
+MEASURED = (
+    "evaluation.policy_samples",
+    "evaluation.temperature",
+    "evaluation.top_p",
+    "evaluation.pass_at",
+    "adversarial.max_new_tokens",
+)
 READS: Mapping[str, tuple[str, ...]] = {
     "pretrain": (),
     "rollouts": (
@@ -37,12 +44,13 @@ READS: Mapping[str, tuple[str, ...]] = {
         "critic.rollouts_per_question",
         "adversarial.max_new_tokens",
         "adversarial.temperature",
+        "adversarial.top_p",
     ),
     "sft": ("sft",),
     "reward": ("reward", "critic", "guards", "adversarial.max_new_tokens", "adversarial.temperature"),
-    "samples": ("evaluation.samples", "adversarial.max_new_tokens"),
-    "measure:base": ("evaluation.policy_samples", "adversarial.max_new_tokens"),
-    "measure:sft": ("evaluation.policy_samples", "adversarial.max_new_tokens"),
+    "samples": ("evaluation.samples", "evaluation.temperature", "evaluation.top_p", "adversarial.max_new_tokens"),
+    "measure:base": MEASURED,
+    "measure:sft": MEASURED,
     "judge": ("evaluation.samples", "evaluation.examples"),
     "outcome": ("run.start", "adversarial", "evaluation", "guards"),
     "majority_consensus": ("run.start", "adversarial", "evaluation", "critic.demonstrations", "guards"),

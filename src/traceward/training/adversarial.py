@@ -27,7 +27,7 @@ from traceward.adapters import learn_in_float32
 from traceward.data.formats import Format, as_sampled, encode_prompt, policy_prompt
 from traceward.data.segmentation import Segmenter, unit_index
 from traceward.objectives.advantages import consensus, on_tokens, trace_mean, whitened
-from traceward.records import Credit, Demonstration, Problem, Rollout, StopReason
+from traceward.records import Credit, Demonstration, Problem, Rollout, Schedule, StopReason
 from traceward.rewards.batches import TraceBatch
 from traceward.rewards.heads import logprobs_under, no_logprobs
 from traceward.rewards.model import TraceScorer
@@ -73,10 +73,12 @@ def grpo_arguments(
         max_completion_length=config.max_new_tokens,
         chat_template_kwargs=style.template_options,
         temperature=config.temperature,
-        top_p=1.0,
+        top_p=config.top_p,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=min(5, config.steps),
+        lr_scheduler_type={Schedule.CONSTANT: "constant_with_warmup", Schedule.COSINE: "cosine"}[config.schedule],
+        warmup_steps=config.rising,
+        weight_decay=config.weight_decay,
+        adam_beta2=config.beta2,
         beta=config.kl,
         loss_type="dapo",
         scale_rewards=str(config.scale_rewards),
@@ -307,6 +309,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
             max_new_tokens=self.config.max_new_tokens,
             seed=self.critic.rng.getrandbits(32),
             temperature=self.config.temperature,
+            top_p=self.config.top_p,
         )
         return self._crossed([rollout for group in groups for rollout in group])
 

@@ -67,6 +67,7 @@ def supervised_fine_tune(
             lr_scheduler_type="cosine",
             warmup_steps=int(settings.warmup * settings.steps),
             weight_decay=settings.weight_decay,
+            adam_beta2=settings.beta2,
             completion_only_loss=True,
             max_length=None,
             seed=seed,

@@ -81,7 +81,7 @@ class Critic:
         self.updates = 0
         self.learner = Learner(
             reward.backbone if reward.potential is None else reward.learned,
-            torch.optim.AdamW(self._groups(), weight_decay=settings.weight_decay),
+            torch.optim.AdamW(self._groups(), weight_decay=settings.weight_decay, betas=(0.9, settings.beta2)),
             grad_norm=settings.grad_norm,
             rows_per_pass=settings.traces_per_pass,
             shardable=reward.potential is None and settings.objective is not Objective.WGAN_GP,

@@ -190,6 +190,7 @@ def shared_samples(
     max_new_tokens: int,
     seed: int,
     temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> list[list[Rollout]]:
     """`sample` with the prompts divided. Every call has a seed of its own, so the rollouts are the same from any
     number of processes."""
@@ -206,6 +207,7 @@ def shared_samples(
             max_new_tokens=max_new_tokens,
             seed=seed + start,
             temperature=temperature,
+            top_p=top_p,
             batch=PER_CALL,
         )
 

@@ -19,6 +19,7 @@ from traceward.records import (
     OnAlarm,
     Precision,
     Scale,
+    Schedule,
     Start,
     UnitSpec,
 )
@@ -112,6 +113,7 @@ class CriticSettings(Section):
     head_learning_rate: float = Field(default=5e-3, gt=0)
     """For the new last layer of a scalar head (with airl two), which starts from nothing."""
     weight_decay: float = Field(default=0.01, ge=0)
+    beta2: float = Field(default=0.999, gt=0, lt=1)
     grad_norm: float = Field(default=1.0, gt=0)
     smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Of labels; every objective but wgan-gp, which has no targets."""
@@ -188,6 +190,7 @@ class SFTSettings(Section):
     """Peak of a cosine schedule."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
+    beta2: float = Field(default=0.999, gt=0, lt=1)
 
 
 class AdversarialConfig(Section):
@@ -212,6 +215,11 @@ class AdversarialConfig(Section):
     accuracy_high: float = Field(default=0.85, ge=0, le=1)
     """Above it a look takes an update away, down to none; 1 never takes one."""
     learning_rate: float = Field(default=3e-4, gt=0)
+    schedule: Schedule = Schedule.CONSTANT
+    warmup: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises; left out, five steps."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    beta2: float = Field(default=0.999, gt=0, lt=1)
     kl: float = Field(default=0.005, ge=0)
     """Weight of the KL penalty to the start policy."""
     kl_target: float | None = Field(default=None, gt=0)
@@ -219,6 +227,8 @@ class AdversarialConfig(Section):
     kl_gain: float = Field(default=0.1, gt=0, le=1)
     """kl_target only: how fast the weight moves; a step changes it by a fifth of this at most."""
     temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Of sampling; log-probs are those of all words."""
     max_new_tokens: int = Field(default=96, ge=1)
     own_reward: float = Field(default=0.0, ge=0, le=1)
     """consensus only: share of the trace's own (group-normalised) exported reward mixed into the agreement."""
@@ -278,6 +288,11 @@ class AdversarialConfig(Section):
                 "adversarial.questions_per_step must be at most the number of questions: got "
                 f"{self.questions_per_step} for {count}; lower it, or add questions (data.questions)"
             )
+
+    @property
+    def rising(self) -> int:
+        """Steps in which the learning rate rises."""
+        return min(5, self.steps) if self.warmup is None else int(self.warmup * self.steps)
 
     @property
     def rollouts(self) -> int:

@@ -25,11 +25,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from traceward.ablation.grid import SEED, Tree, leaves, merged, on_base
+from traceward.ablation.grid import SEED, leaves
 from traceward.ablation.sharing import EVERYWHERE, READS
-from traceward.config import Arm, Recipe, read_toml, resolve, set_override
+from traceward.config import Arm, Recipe, resolve
 from traceward.errors import ConfigError
 from traceward.training.section import Section
+from traceward.tree import Tree, merged, read_toml, set_override
 
 LEARNING = ("pretrain", "rollouts", "sft", "reward")  # the stages of a place where a reward is learned
 USING = ("pretrain", "samples")  # those of a place where it is used
@@ -70,7 +71,6 @@ def load_matrix(path: str | Path, overrides: Sequence[str] = (), *, seed: int | 
         raise ConfigError(f"{path}: learn must name a place: got none; add a [learn.NAME] table, empty for the base")
     _refuse_idle(learn, "learn", LEARNING, str(path))
     _refuse_idle(use, "use", USING, str(path))
-    tree = on_base(tree, path)
     for override in overrides:
         if override.partition("=")[0].strip() in _GIVEN:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""How good a policy is: pass@1 at T = 1 and greedy, on test problems; and its curve on validation problems."""
+"""How good a policy is: pass@k sampled, and greedy, on test problems; and its curve on validation problems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from traceward.config import Recipe
 from traceward.data.formats import encode_prompt, parse_completion
 from traceward.data.tasks.registry import Task
-from traceward.evaluation.statistics import bootstrap_mean
+from traceward.evaluation.statistics import bootstrap_mean, pass_at_k
 from traceward.records import Demonstration
 from traceward.training.distribution import shared_samples
 
@@ -41,6 +41,7 @@ def correct_shares(
         max_new_tokens=recipe.adversarial.max_new_tokens,
         seed=SEED,
         temperature=temperature,
+        top_p=recipe.evaluation.top_p,
     )
     return [
         float(
@@ -53,7 +54,7 @@ def correct_shares(
 def measure_policy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, recipe: Recipe
 ) -> dict[str, Any]:
-    """pass@1 at T = 1 and greedy with bootstrap intervals over test problems, and the shares of each problem for
+    """pass@1 and greedy with bootstrap intervals over test problems, pass@k, and the shares of each problem for
     paired tests; `validation` holds the same of the validation problems, to choose by."""
     found = _measure(model, tokenizer, task, task.test, recipe)
     if task.validation:
@@ -69,10 +70,15 @@ def _measure(
     recipe: Recipe,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, n, temperature in (("pass_at_1", recipe.evaluation.policy_samples, 1.0), ("greedy", 1, 0.0)):
+    asked = recipe.evaluation
+    for name, n, temperature in (("pass_at_1", asked.policy_samples, asked.temperature), ("greedy", 1, 0.0)):
         shares = correct_shares(model, tokenizer, task, items, recipe, n=n, temperature=temperature)
         mean = bootstrap_mean(shares, seed=0)
         found |= {name: mean.value, f"{name}_interval": [mean.low, mean.high], f"{name}_by_problem": shares}
+    right = [round(share * asked.policy_samples) for share in found["pass_at_1_by_problem"]]
+    found["pass_at"] = {
+        str(k): float(np.mean([pass_at_k(asked.policy_samples, c, k) for c in right])) for k in asked.pass_at
+    }
     return found
 
 
@@ -87,7 +93,7 @@ class CurveCallback(TrainerCallback):  # type: ignore[misc]
 
     def _look(self, step: int) -> None:
         row: dict[str, float] = {"step": step}
-        for name, n, temperature in (("pass_at_1", 2, 1.0), ("greedy", 1, 0.0)):
+        for name, n, temperature in (("pass_at_1", 2, self.recipe.evaluation.temperature), ("greedy", 1, 0.0)):
             shares = correct_shares(
                 self.model, self.tokenizer, self.task, self.problems, self.recipe, n=n, temperature=temperature
             )

@@ -112,6 +112,7 @@ def _policies(run: RunDirectory) -> dict[str, Any]:
         found[f"{key}_intervals"] = {
             name: part[f"{measure}_interval"] if part else None for name, part in parts.items()
         }
+    found["policy_pass_at"] = {name: part["pass_at"] if part else None for name, part in parts.items()}
     curves = {name: part["curve"] for name, part in parts.items() if part and part.get("curve")}
     found["policy_curves"] = {
         name: {column: [row[column] for row in rows] for column in ("step", "pass_at_1", "greedy")}

@@ -102,6 +102,7 @@ def rollouts(run: RunDirectory) -> None:
         max_new_tokens=recipe.adversarial.max_new_tokens,
         seed=seeded(recipe, "rollouts"),
         temperature=recipe.adversarial.temperature,
+        top_p=recipe.adversarial.top_p,
     )
     found = [rollout for group in groups for rollout in group]
     write_rollouts(run.path / "data" / "rollouts.jsonl", found)
@@ -323,6 +324,8 @@ def samples(run: RunDirectory) -> None:
         n=recipe.evaluation.samples,
         max_new_tokens=recipe.adversarial.max_new_tokens,
         seed=seeded(recipe, "samples"),
+        temperature=recipe.evaluation.temperature,
+        top_p=recipe.evaluation.top_p,
     )
     write_rollouts(run.path / "data" / "samples.jsonl", [rollout for group in groups for rollout in group])
     run.finish("samples", {"traces": len(groups) * recipe.evaluation.samples})
