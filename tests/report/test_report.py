@@ -179,7 +179,7 @@ def test_figures_without_numbers_are_left_out_and_one_point_is_enough(tmp_path: 
     }
     html = page_of(write_run(tmp_path / "run", changed(**parts)))
     assert [alt for alt in re.findall('aria-label="([^"]*)"', html) if "Loss" not in alt] == [
-        "pass@1 at T = 1 against steps"
+        "pass@1, sampled against steps"
     ]
 
 

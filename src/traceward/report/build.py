@@ -157,7 +157,7 @@ def _figures(results: Section, tables: Mapping[str, Table]) -> Iterator[tuple[st
         alt = "Share that is right, against the probability that the reward states"
         yield "reliability", line_figure(said, alt=alt, x_label="stated probability", label_width=136)
     curves = results.section("policy_curves")
-    for name, title in (("pass_at_1", "pass@1 at T = 1"), ("greedy", "greedy accuracy")):
+    for name, title in (("pass_at_1", "pass@1, sampled"), ("greedy", "greedy accuracy")):
         lines: list[Series] = []
         for method in methods_in(POLICY, curves.values):
             steps = curves.section(method.key).numbers("step")

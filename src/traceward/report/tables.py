@@ -257,7 +257,7 @@ def claim_tables(results: Section) -> dict[str, Table]:
         "policy": (
             POLICY,
             {
-                "pass@1, T = 1": (results.section("policy_pass_at_1"), results.section("policy_pass_at_1_intervals")),
+                "pass@1, sampled": (results.section("policy_pass_at_1"), results.section("policy_pass_at_1_intervals")),
                 "Greedy": (results.section("policy_greedy"), results.section("policy_greedy_intervals")),
             },
         ),

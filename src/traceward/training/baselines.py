@@ -18,7 +18,7 @@ from traceward.records import Problem
 from traceward.training.checkpoints import Checkpoints
 from traceward.training.distribution import place
 from traceward.training.resume import BufferedRollouts, train
-from traceward.training.settings import AdversarialConfig, SFTSettings, per_process
+from traceward.training.settings import AdversarialConfig, SFTSettings, equal_parts, per_process
 from traceward.training.step_times import StepTimes
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def supervised_fine_tune(
         for trace in traces
     ]
     on_gpu = torch.cuda.is_available()
+    own = per_process(settings.batch, place()[1], key="sft.batch")
+    parts = equal_parts(own, settings.traces_per_backward or own)
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
@@ -62,7 +64,8 @@ def supervised_fine_tune(
         args=SFTConfig(
             output_dir=str(directory),
             max_steps=settings.steps,
-            per_device_train_batch_size=per_process(settings.batch, place()[1], key="sft.batch"),
+            per_device_train_batch_size=own // parts,
+            gradient_accumulation_steps=parts,
             learning_rate=settings.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=int(settings.warmup * settings.steps),

@@ -165,6 +165,11 @@ def per_process(total: int, processes: int, *, key: str) -> int:
     return share
 
 
+def equal_parts(count: int, most: int) -> int:
+    """The fewest equal parts of `count` rows that have at most `most` each."""
+    return next(n for n in range(1, count + 1) if count % n == 0 and count // n <= most)
+
+
 def check_objective(objective: Objective, head: Head, beta: float) -> None:
     """Raises ConfigError for an objective that the head cannot learn by. Granularities go with every objective."""
     if head is Head.SCALAR:
@@ -186,6 +191,9 @@ class SFTSettings(Section):
 
     steps: int = Field(default=60, ge=1)
     batch: int = Field(default=16, ge=1)
+    traces_per_backward: int | None = Field(default=None, ge=1)
+    """Traces that go forward and backward at once in each process; left out, all of its batch. Fewer need less memory
+    and give the same step."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """Peak of a cosine schedule."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
@@ -303,7 +311,7 @@ class AdversarialConfig(Section):
         """How many equal parts the rollouts of each process go backward in: the fewest that keep to
         `rollouts_per_backward`. Raises ConfigError where the processes would not get equally many."""
         own = per_process(self.rollouts, processes, key="adversarial.questions_per_step times adversarial.group")
-        return next(n for n in range(1, own + 1) if own % n == 0 and own // n <= self.rollouts_per_backward)
+        return equal_parts(own, self.rollouts_per_backward)
 
 
 class GuardSettings(Section):
