@@ -91,6 +91,19 @@ def _config(name: str | Path) -> PretrainedConfig:
         raise ConfigError(_cannot_open("model", name, error)) from error
 
 
+def config_here(name: str | Path) -> PretrainedConfig | None:
+    """The configuration of a model that needs no network: a directory, or the hub's cache; None where it is in neither."""
+    from transformers import AutoConfig
+
+    from traceward.adapters import base_of
+
+    try:
+        found: PretrainedConfig = AutoConfig.from_pretrained(base_of(name) or name, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return found
+
+
 def load_causal_lm(
     name: str | Path, dtype: torch.dtype | None = None, *, load_in_4bit: bool = False
 ) -> PreTrainedModel:

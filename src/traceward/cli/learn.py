@@ -12,7 +12,7 @@ from traceward.data.formats import Format
 from traceward.environment import threads
 from traceward.errors import ConfigError
 from traceward.records import Granularity, Head, LabelSource
-from traceward.training.distribution import is_main
+from traceward.training.distribution import is_main, launched
 
 
 def demo(
@@ -37,25 +37,54 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Directory of the run; an unfinished one goes on.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, in place of the recipe's.", min=0)] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Every stage on tiny random models and a few rows.")] = False,
 ) -> None:
     """Run a recipe: learn a reward, train policies, measure both. Or a grid of recipes."""
     threads()
-    from traceward.ablation.grid import is_grid
     from traceward.transfer.matrix import is_matrix
 
     if is_matrix(recipe):
         raise ConfigError(f"recipe must be one recipe or a grid: got the matrix '{recipe}'; run traceward transfer")
+    if dry_run:
+        _try(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
+    else:
+        _train(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
+
+
+def _try(recipe: Path, *, data: Path | None, out: Path | None, seed: int | None, overrides: list[str]) -> None:
+    """A dry run, which says so before and after."""
+    import os
+    import tempfile
+    import time
+
+    if launched():
+        raise ConfigError("dry run must be of one process: got several; run it without a launcher")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries below are imported, here and in workers
+    from traceward.workflows.dry_run import dry_run, first_recipe
+
+    started = time.monotonic()
+    place = out or Path(tempfile.mkdtemp(prefix="traceward-dry-run-"))
+    made = dry_run(first_recipe(recipe, data=data, seed=seed, overrides=overrides), place / "stand-ins")
+    for note in ("dry run: every stage runs once, and no figure means anything", *made.notes):
+        typer.echo(note)
+    _train(recipe, data=None, out=place / "run", seed=seed, overrides=[*overrides, *made.overrides])
+    typer.echo(f"dry run: all stages ran, in {time.monotonic() - started:.0f} s")
+
+
+def _train(recipe: Path, *, data: Path | None, out: Path | None, seed: int | None, overrides: list[str]) -> None:
+    from traceward.ablation.grid import is_grid
+
     if is_grid(recipe):
         from traceward import tables
         from traceward.ablation.run import run_grid
 
-        found = run_grid(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
+        found = run_grid(recipe, data=data, out=out, seed=seed, overrides=overrides)
         tables.show(tables.grid_tables(found / "grid.json"))
         say(grid=found, report=page_of([found]), results=found / "grid.json")
         return
     from traceward.workflows.train import run_recipe
 
-    found = run_recipe(recipe, data=data, out=out, seed=seed, overrides=overrides or [])
+    found = run_recipe(recipe, data=data, out=out, seed=seed, overrides=overrides)
     if is_main():
         say(run=found, report=page_of([found]), results=found / "results.json")
 
