@@ -33,9 +33,10 @@ from traceward.data.tasks import stories
 from traceward.evaluation.statistics import bootstrap_ratio
 from traceward.loading import load_tokenizer
 from traceward.rewards.model import new_reward
-from traceward.training.adversarial import AdversarialTrainer, grpo_arguments, question_rows
+from traceward.training.adversarial import AdversarialTrainer
 from traceward.training.baselines import silence
 from traceward.training.critic import Critic
+from traceward.training.grpo import grpo_arguments, question_rows
 from traceward.training.reference import keep_start_policy
 from traceward.training.settings import AdversarialConfig, CriticSettings, RewardSettings
 from traceward.training.step_times import PREFIX, StepTimes

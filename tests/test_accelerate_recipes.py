@@ -16,6 +16,7 @@ KINDS = {
     "deepspeed-zero2": DistributedType.DEEPSPEED,
     "fsdp2": DistributedType.FSDP,
     "multi-node": DistributedType.MULTI_GPU,
+    "multi-node-fsdp2": DistributedType.FSDP,
 }
 
 
@@ -44,8 +45,9 @@ def test_accelerate_reads_it(file: Path) -> None:
     assert environment(file)["ACCELERATE_MIXED_PRECISION"] == "bf16"
 
 
-def test_fsdp_is_its_second_version_and_loads_whole_models_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    (file,) = (file for file in FILES if file.stem == "fsdp2")
+@pytest.mark.parametrize("stem", ["fsdp2", "multi-node-fsdp2"])
+def test_fsdp_is_its_second_version_and_loads_whole_models_first(monkeypatch: pytest.MonkeyPatch, stem: str) -> None:
+    (file,) = (file for file in FILES if file.stem == stem)
     for name, value in environment(file).items():
         if name.startswith(("FSDP_", "ACCELERATE_USE_FSDP")):
             monkeypatch.setenv(name, value)

@@ -36,8 +36,10 @@ from traceward.records import Head, Problem, Trace, UnitSpec, Verdict
 from traceward.rewards.model import new_reward
 from traceward.training.run_directory import RunDirectory
 from traceward.training.section import Section
+from traceward.workflows.dry_run import dry_run, first_recipe
 from traceward.workflows.inputs import load_task
 from traceward.workflows.results import write_results
+from traceward.workflows.train import check
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in [
@@ -136,6 +138,30 @@ def commands(page: str) -> Iterator[list[str]]:
             yield shlex.split(line.split("  #")[0])
 
 
+def set_words(command: list[str]) -> list[str]:
+    """What a command changes in its recipe."""
+    data = [f"data.path={after!r}" for flag, after in pairwise(command) if flag == "--data"]
+    return [*data, *(after for flag, after in pairwise(command) if flag == "--set")]
+
+
+def recipe_of(command: list[str]) -> str:
+    """The recipe that a command runs; for one of the reader's own the demo's."""
+    return next(
+        (word for word in command if word.startswith("recipes/") and word.endswith(".toml")), "recipes/demo.toml"
+    )
+
+
+@pytest.mark.parametrize("page", ["docs/paper.md", "docs/one-gpu.md", "docs/many-gpus.md"])
+def test_the_recipes_on_the_page_run_dry(page: str, tmp_path: Path) -> None:
+    trained = [command for command in commands(page) if command[:2] == ["traceward", "train"]]
+    assert trained
+    for at, command in enumerate(trained):
+        recipe, asked = ROOT / recipe_of(command), set_words(command)
+        made = dry_run(first_recipe(recipe, overrides=asked), tmp_path / str(at))
+        found = first_recipe(recipe, overrides=[*asked, *made.overrides])
+        check(found, load_task(found))
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_exist_with_their_options(page: str, tmp_path: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -151,9 +177,9 @@ def test_commands_exist_with_their_options(page: str, tmp_path: Path) -> None:
             assert {word for word in rest if word.startswith("--")} <= options, (verb, rest)
             for word in (word for word in rest if word.startswith("recipes/")):
                 assert (ROOT / word).is_file()
-            for word in (after for flag, after in pairwise(rest) if flag == "--set"):
-                if "smooting" not in word:  # shown for its message
-                    load_recipe(ROOT / "recipes/demo.toml", [word])
+            changed = [word for word in set_words(rest) if "smooting" not in word]  # shown for its message
+            if changed:
+                first_recipe(ROOT / recipe_of(rest), overrides=changed)
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

@@ -48,6 +48,14 @@ class Arm(StrEnum):
     OUTCOME = "outcome"  # true answers: the bound
 
 
+class Tracker(StrEnum):
+    """Who is told the metrics of training, by transformers' own callbacks, beside the run's metrics file."""
+
+    WANDB = "wandb"
+    TENSORBOARD = "tensorboard"
+    TRACKIO = "trackio"
+
+
 BUILTIN_BASE = "builtin:stories"
 VARIANT_OPTIONS = frozenset({"no-corruptions", "no-operator-flip"})
 
@@ -83,6 +91,8 @@ class RunSettings(Section):
     """Updates between two checkpoints of a stage that trains; 0 = none, an interrupted stage then starts anew."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that stay while a stage runs; a finished stage keeps none."""
+    report_to: tuple[Tracker, ...] = ()
+    """Trackers of policies that train, beside the run's own metrics file."""
 
 
 class DataSettings(Section):
@@ -242,6 +252,22 @@ class Recipe(Section):
             raise ValueError(
                 "reward.start must be 'base' with a reward.adapter, unless policy.adapter has the same rank, alpha and "
                 "target_modules: SFT's weights have no place in it; set it to base, or make the adapters alike"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_fits(self) -> Recipe:
+        if self.adversarial.vllm.mode is None:
+            return self
+        if self.policy.load_in_4bit:
+            raise ValueError(
+                "policy.load_in_4bit must be false with adversarial.vllm.mode, as TRL sends vLLM the weights as they lie "
+                "in memory: got true; set policy.dtype='bfloat16'"
+            )
+        if self.reward.shares_backbone:
+            raise ValueError(
+                "reward.shares_backbone must be false with adversarial.vllm.mode, as TRL adds the policy's adapter to the "
+                "weights that the reward stands on and takes it away again, which rounds them: got true; remove one of them"
             )
         return self
 

@@ -20,7 +20,8 @@ from trl import GRPOTrainer
 
 from traceward.data.formats import Format, encode_prompt
 from traceward.records import Problem
-from traceward.training.adversarial import AdversarialTrainer, grpo_arguments, question_rows
+from traceward.training.adversarial import AdversarialTrainer
+from traceward.training.grpo import grpo_arguments, question_rows
 from traceward.training.settings import AdversarialConfig
 
 # TRL still says it in the words that transformers is about to drop.

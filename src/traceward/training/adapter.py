@@ -1,7 +1,8 @@
-"""What can be set of an adapter, and how a trainer saves memory."""
+"""What can be set of an adapter, and what a trainer of TRL's is told beside its method."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 from pydantic import Field, model_validator
@@ -9,11 +10,12 @@ from pydantic import Field, model_validator
 from traceward.training.section import Section
 
 
-class Memory(TypedDict):
-    """How a trainer of TRL's saves memory."""
+class Engine(TypedDict):
+    """How a trainer of TRL's computes, and whom it tells."""
 
     bf16: bool | None  # autocast; None: where there is a GPU
     gradient_checkpointing: bool
+    report_to: Sequence[str]  # trackers, beside the metrics file
 
 
 class AdapterSettings(Section):

@@ -18,25 +18,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 from traceward.adapters import learn_in_float32
-from traceward.data.formats import Format, as_sampled, encode_prompt, policy_prompt
+from traceward.data.formats import as_sampled, encode_prompt
 from traceward.data.segmentation import Segmenter, unit_index
 from traceward.objectives.advantages import consensus, on_tokens, trace_mean, whitened
-from traceward.records import Credit, Demonstration, Problem, Rollout, Schedule, StopReason
+from traceward.records import Credit, Demonstration, Problem, Rollout, StopReason
 from traceward.rewards.batches import TraceBatch
 from traceward.rewards.heads import logprobs_under, no_logprobs
 from traceward.rewards.model import TraceScorer
-from traceward.training.adapter import Memory
+from traceward.training.adapter import Engine
 from traceward.training.baselines import right_answers, silence
 from traceward.training.checkpoints import Stateful
 from traceward.training.credit import advantages_of, answer_ids, by_id, padded_units
 from traceward.training.critic import Critic
-from traceward.training.distribution import everyone, join, place, shared_samples, shared_scores
+from traceward.training.distribution import everyone, place, shared_samples, shared_scores
+from traceward.training.grpo import grpo_arguments, question_rows
 from traceward.training.guards import correlation_inside
 from traceward.training.reference import SharedReference, check_shared_weights, drop_idle_reference, keep_start_policy
 from traceward.training.resume import BufferedRollouts
@@ -47,67 +47,6 @@ from traceward.training.tokens import Crossing, check_crossing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def grpo_arguments(
-    config: AdversarialConfig,
-    directory: Path,
-    *,
-    seed: int,
-    style: Format = Format.PLAIN,
-    bf16: bool | None = None,
-    gradient_checkpointing: bool = False,
-) -> GRPOConfig:
-    """TRL's arguments for `config`; everything its defaults would decide silently is said here."""
-    join()  # the batch below is that of all processes
-    _, processes = place()
-    parts = config.parts(processes)
-    on_gpu = torch.cuda.is_available()
-    return GRPOConfig(
-        output_dir=str(directory),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.rollouts // (parts * processes),
-        gradient_accumulation_steps=parts,
-        steps_per_generation=parts,
-        num_generations=config.group,
-        max_completion_length=config.max_new_tokens,
-        chat_template_kwargs=style.template_options,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type={Schedule.CONSTANT: "constant_with_warmup", Schedule.COSINE: "cosine"}[config.schedule],
-        warmup_steps=config.rising,
-        weight_decay=config.weight_decay,
-        adam_beta2=config.beta2,
-        beta=config.kl,
-        loss_type="dapo",
-        scale_rewards=str(config.scale_rewards),
-        num_iterations=config.iterations,
-        max_grad_norm=1.0,
-        use_cpu=not on_gpu,
-        bf16=on_gpu if bf16 is None else bf16,
-        gradient_checkpointing=gradient_checkpointing,
-        seed=seed,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        log_completions=False,
-        dataloader_pin_memory=False,
-    )
-
-
-def question_rows(
-    questions: Sequence[Problem], config: AdversarialConfig, style: Format, tokenizer: PreTrainedTokenizerBase
-) -> Dataset:
-    """The trainer's data set: the prompt as TRL takes it, and the question's id. No answer travels with it.
-
-    Raises ConfigError for fewer questions than one step takes.
-    """
-    config.check_questions(len(questions))
-    return Dataset.from_list(
-        [{"prompt": policy_prompt(problem, style, tokenizer), "problem_id": problem.id} for problem in questions]
-    )
 
 
 class KLControl(TrainerCallback):  # type: ignore[misc]
@@ -175,6 +114,7 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         callbacks: Sequence[Any] = (),
         bf16: bool | None = None,
         gradient_checkpointing: bool = False,
+        report_to: Sequence[str] = (),
     ) -> None:
         _check(config, reward, critic, crossing)
         self.reward = reward
@@ -198,8 +138,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self._unit_of_token = torch.zeros(0, 0, dtype=torch.long)
         self._segmenter = Segmenter(tokenizer)
         keep_start_policy(policy, tokenizer, Path(directory))
-        memory = Memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
-        args = grpo_arguments(config, Path(directory), seed=seed, style=reward.style, **memory)
+        engine = Engine(bf16=bf16, gradient_checkpointing=gradient_checkpointing, report_to=report_to)
+        args = grpo_arguments(config, Path(directory), seed=seed, style=reward.style, **engine)
         self._reference = SharedReference(reward, policy, config, mixed=args.bf16, crossed=crossing is not None)
         every = questions or [d.problem for d in demonstrations]
         self._problems = by_id(every, answers=config.outcome_weight > 0)

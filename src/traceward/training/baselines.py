@@ -42,9 +42,12 @@ def supervised_fine_tune(
     checkpoints: Checkpoints | None = None,
     bf16: bool | None = None,
     gradient_checkpointing: bool = False,
+    report_to: Sequence[str] = (),
 ) -> list[dict[str, float]]:
     """Train `model` in place by TRL's SFTTrainer on token ids as given; returns the logged rows (step, loss, …)."""
     from trl import SFTConfig, SFTTrainer
+
+    from traceward.training.grpo import run_name
 
     rows = [
         {
@@ -76,7 +79,8 @@ def supervised_fine_tune(
             seed=seed,
             logging_steps=1,
             save_strategy="no",
-            report_to="none",
+            report_to=list(report_to) or "none",
+            run_name=run_name(Path(directory)),
             disable_tqdm=True,
             use_cpu=not on_gpu,
             bf16=on_gpu if bf16 is None else bf16,
@@ -111,11 +115,13 @@ def outcome_rl(
     checkpoints: Checkpoints | None = None,
     bf16: bool | None = None,
     gradient_checkpointing: bool = False,
+    report_to: Sequence[str] = (),
 ) -> None:
     """GRPO on the true answers of `questions`: the bound that a learned reward is held against."""
     from trl import GRPOTrainer
 
-    from traceward.training.adversarial import KLControl, grpo_arguments, question_rows
+    from traceward.training.adversarial import KLControl
+    from traceward.training.grpo import grpo_arguments, question_rows
     from traceward.training.reference import drop_idle_reference, keep_start_policy
 
     problems = {problem.id: problem for problem in questions}
@@ -137,6 +143,7 @@ def outcome_rl(
             style=style,
             bf16=bf16,
             gradient_checkpointing=gradient_checkpointing,
+            report_to=report_to,
         ),
         callbacks=list(callbacks),
     )

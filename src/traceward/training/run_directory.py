@@ -33,7 +33,7 @@ from traceward.training.distribution import is_main, on_main, place
 PARTS = ("checkpoints", "data", "metrics", "parts", "policies")  # directories that are always there
 PACKAGES = ("traceward", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 # How a run is carried out, not what it makes: these may differ when it goes on.
-FREE = {"workers", "checkpoint_every", "keep_checkpoints"}
+FREE = {"workers", "checkpoint_every", "keep_checkpoints", "report_to"}
 
 logger = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from traceward.records import (
 )
 from traceward.training.adapter import AdapterSettings
 from traceward.training.section import Section
+from traceward.training.vllm import VLLMSettings
 
 
 class RewardSettings(Section):
@@ -256,6 +257,7 @@ class AdversarialConfig(Section):
     """reward-to-go only: discount per unit."""
     local_weight: float = Field(default=0.1, ge=0)
     """step-local only: weight of the signal inside a trace."""
+    vllm: VLLMSettings = VLLMSettings()
 
     @model_validator(mode="after")
     def _credit_fits(self) -> AdversarialConfig:

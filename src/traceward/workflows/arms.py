@@ -15,10 +15,10 @@ from traceward.workflows.inputs import (
     adapter_on,
     base_policy,
     crossing_of,
+    engine_of,
     judged_demonstrations,
     learning_policy,
     load_task,
-    memory_of,
     read_rollouts,
     save_policy,
     seeded,
@@ -65,7 +65,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 seed=seed,
                 callbacks=callbacks,
                 checkpoints=run.checkpoints(stage),
-                **memory_of(recipe),
+                **engine_of(recipe),
             )
         else:
             scorer, critic, config = _scorer(run, recipe, task, name, base)
@@ -81,7 +81,7 @@ def arm(run: RunDirectory, name: Arm) -> None:
                 directory=directory,
                 seed=seed,
                 callbacks=callbacks,
-                **memory_of(recipe),
+                **engine_of(recipe),
             )
             train(trainer, run.checkpoints(stage), trainer.parts)
         pause.raise_if_paused()

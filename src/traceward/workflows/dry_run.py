@@ -78,13 +78,14 @@ def dry_run(recipe: Recipe, room: Path) -> DryRun:
     found = _few(recipe)
     notes: list[str] = []
     texts = _data(recipe, room / "data", found, notes)
+    world = recipe.data.path is None
     for key, name in (("policy", recipe.policy.path), ("reward", recipe.reward.path)):
         if name is None or name in (BUILTIN_BASE, "scratch"):
             continue
         from traceward.builtin.stand_ins import stand_in
 
         place = room / key
-        notes.append(f"{key}.path: {stand_in(name, texts, place)} stands in for {name}")
+        notes.append(f"{key}.path: {stand_in(name, texts, place, world=world)} stands in for {name}")
         found[f"{key}.path"] = str(place)
     notes += _skip(recipe, found)
     return DryRun(tuple(f"{key}={json.dumps(value)}" for key, value in found.items()), tuple(notes))
@@ -119,6 +120,13 @@ def _skip(recipe: Recipe, found: dict[str, Any]) -> Iterator[str]:
     if recipe.policy.load_in_4bit:
         found["policy.load_in_4bit"] = False
         yield f"skipped: weights in 4 bit; they are {recipe.policy.dtype} here"
+    if recipe.run.report_to:
+        found["run.report_to"] = []
+        yield f"skipped: reports to {', '.join(recipe.run.report_to)}"
+    asked = recipe.adversarial.vllm
+    if asked.mode is not None:
+        found["adversarial.vllm"] = {}
+        yield f"skipped: vLLM ({asked.mode}); transformers samples"
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------

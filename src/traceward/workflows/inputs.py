@@ -20,7 +20,7 @@ from traceward.data.tasks.stories import world as stories_world
 from traceward.data.tasks.story_words import Style
 from traceward.data.tasks.worlds import WORLDS
 from traceward.records import Demonstration, Rollout, Start, StopReason
-from traceward.training.adapter import Memory
+from traceward.training.adapter import Engine
 from traceward.training.distribution import on_main, save_whole
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.boundary import Reader, TextCrossing
@@ -170,9 +170,14 @@ def adapter_on(
     return adapted_policy(base, recipe.policy.adapter, seed=recipe.run.seed), tokenizer
 
 
-def memory_of(recipe: Recipe) -> Memory:
-    """How the trainers of policies save memory."""
-    return {"bf16": recipe.policy.bf16, "gradient_checkpointing": recipe.policy.gradient_checkpointing}
+def engine_of(recipe: Recipe) -> Engine:
+    """How the trainers of policies compute, and whom they tell."""
+    policy = recipe.policy
+    return {
+        "bf16": policy.bf16,
+        "gradient_checkpointing": policy.gradient_checkpointing,
+        "report_to": recipe.run.report_to,
+    }
 
 
 def save_policy(run: RunDirectory, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

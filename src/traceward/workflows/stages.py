@@ -22,10 +22,10 @@ from traceward.workflows.arms import arm, measure
 from traceward.workflows.inputs import (
     base_policy,
     crossing_of,
+    engine_of,
     judged_demonstrations,
     learning_policy,
     load_task,
-    memory_of,
     prompts_of,
     quiet,
     read_rollouts,
@@ -82,7 +82,7 @@ def sft(run: RunDirectory) -> None:
             seed=seeded(recipe, "sft"),
             callbacks=[MetricsCallback(metrics)],
             checkpoints=run.checkpoints("sft"),
-            **memory_of(recipe),
+            **engine_of(recipe),
         )
     save_policy(run, "sft", model, tokenizer)
     run.finish("sft", {"loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"], "updates": len(rows)})

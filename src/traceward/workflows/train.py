@@ -5,8 +5,10 @@ A stage that has finished is never run again, so a run that was stopped goes on 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from traceward.config import Arm, Recipe, load_recipe
@@ -86,8 +88,11 @@ def check(recipe: Recipe, task: Task) -> None:
         per_process(recipe.policy.scratch.batch, processes, key="policy.scratch.batch")
     if "sft" in stages:
         per_process(recipe.sft.batch, processes, key="sft.batch")
+    if under_deepspeed() and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+        raise ConfigError("DeepSpeed's zero_stage must be at most 2: got 3; launch with recipes/accelerate/fsdp2.yaml")
     if recipe.run.checkpoint_every and under_deepspeed():
         raise ConfigError("run.checkpoint_every must be 0 under DeepSpeed: got more; it cannot be resumed from there")
+    _check_installed(recipe)
     if recipe.reward.path is not None:
         _check_crossing(recipe)
     if recipe.reward.shares_backbone and (under_fsdp() or under_deepspeed()):
@@ -103,6 +108,16 @@ def check(recipe: Recipe, task: Task) -> None:
     if {*recipe.run.arms} - {Arm.SFT}:
         recipe.adversarial.parts(processes)
         recipe.adversarial.check_questions(len(task.questions) + len(task.demonstrations))
+
+
+def _check_installed(recipe: Recipe) -> None:
+    """Packages that only some settings need. Raises ConfigError naming the first that is missing."""
+    wanted = {f"run.report_to '{name}'": str(name) for name in recipe.run.report_to}
+    if recipe.adversarial.vllm.mode is not None:
+        wanted["adversarial.vllm.mode"] = "vllm"
+    for key, package in wanted.items():
+        if find_spec(package) is None:
+            raise ConfigError(f"{package} must be installed with {key}: got none; pip install {package}, or remove it")
 
 
 def _check_crossing(recipe: Recipe) -> None:
