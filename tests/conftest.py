@@ -36,8 +36,8 @@ def family_tokenizer() -> Callable[[str], PreTrainedTokenizerBase]:
 
     def make(family: str) -> PreTrainedTokenizerBase:
         texts = [*INSTRUCTIONS.values(), "Ann has 1 + 2 = 3 pens. So it is 3. system user assistant"]
-        return (
-            made[family] if family in made else made.setdefault(family, families.family_tokenizer(family, texts, 400))
-        )
+        if family not in made:
+            made[family] = families.family_tokenizer(family, texts, 400)
+        return made[family]
 
     return make

@@ -261,13 +261,13 @@ class Recipe(Section):
             return self
         if self.policy.load_in_4bit:
             raise ValueError(
-                "policy.load_in_4bit must be false with adversarial.vllm.mode, as TRL sends vLLM the weights as they lie "
-                "in memory: got true; set policy.dtype='bfloat16'"
+                "policy.load_in_4bit must be false with adversarial.vllm.mode, as TRL sends vLLM the weights as they "
+                "lie in memory: got true; set policy.dtype='bfloat16'"
             )
         if self.reward.shares_backbone:
             raise ValueError(
-                "reward.shares_backbone must be false with adversarial.vllm.mode, as TRL adds the policy's adapter to the "
-                "weights that the reward stands on and takes it away again, which rounds them: got true; remove one of them"
+                "reward.shares_backbone must be false with adversarial.vllm.mode, as TRL adds the policy's adapter to "
+                "the weights that the reward stands on and takes it away again, which rounds them: got true; remove one"
             )
         return self
 

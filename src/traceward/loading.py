@@ -92,7 +92,7 @@ def _config(name: str | Path) -> PretrainedConfig:
 
 
 def config_here(name: str | Path) -> PretrainedConfig | None:
-    """The configuration of a model that needs no network: a directory, or the hub's cache; None where it is in neither."""
+    """The configuration of a model that is here, in a directory or in the hub's cache; None where it is in neither."""
     from transformers import AutoConfig
 
     from traceward.adapters import base_of

@@ -74,6 +74,20 @@ def test_the_loss_is_of_completion_tokens_only(
     assert row["loss"] == pytest.approx(by_hand, abs=1e-3)
 
 
+def test_parts_of_a_batch_give_the_step_of_the_whole(
+    make_policy: MakePolicy, tokenizer: PreTrainedTokenizerBase, traces: list[EncodedTrace], tmp_path: Path
+) -> None:
+    start, whole, parts = make_policy(spread=0.2), make_policy(spread=0.2), make_policy(spread=0.2)
+    (at_once,) = tune(whole, tokenizer, traces, tmp_path / "whole")
+    (in_parts,) = tune(parts, tokenizer, traces, tmp_path / "parts", traces_per_backward=1)
+    assert in_parts["loss"] == pytest.approx(at_once["loss"], abs=1e-5)
+    assert in_parts["grad_norm"] == pytest.approx(at_once["grad_norm"], rel=1e-4)
+    moved = [(before - after).abs().max() for before, after in zip(start.parameters(), parts.parameters(), strict=True)]
+    assert min(moved) > 1e-4
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
 def test_labels_are_the_completion_ids_with_their_end(
     make_policy: MakePolicy, tokenizer: PreTrainedTokenizerBase, traces: list[EncodedTrace], tmp_path: Path
 ) -> None:

@@ -142,7 +142,7 @@ def test_a_model_on_disk_keeps_its_tokenizer(policy: Path, tmp_path: Path) -> No
 
 
 def test_a_model_that_is_nowhere_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must be on disk, or of a family that is known .* got 'some/where'"):
+    with pytest.raises(ConfigError, match=r"must be on disk, or of a family that is known .* got 'some/where'"):
         stand_in("some/where", TEXTS, tmp_path)
 
 
@@ -185,7 +185,7 @@ def test_data_on_disk_are_read_whole_and_used_in_part(tmp_path: Path) -> None:
     assert (len(given.demonstrations), len(given.test)) == (6, 2)
     assert {d.problem.question for d in given.demonstrations} <= {row["question"] for row in rows[:30]}
     write_jsonl(data / "train.jsonl", [*rows[:30], {"question": "Why?"}])
-    with pytest.raises(DataError, match="train.jsonl"):
+    with pytest.raises(DataError, match=r"train\.jsonl"):
         dry_run(first_recipe(recipe, overrides=asked), tmp_path / "other")
 
 

@@ -50,8 +50,8 @@ def _found(name: str, texts: Iterable[str], world: bool) -> tuple[PretrainedConf
         name, config = str(WORLDS_TOKENIZER), config_here(STORIES_BASE)
     if config is None:
         raise ConfigError(
-            f"model must be on disk, or of a family that is known without it, for a dry run: got '{name}'; download its "
-            "config.json and tokenizer, or give a directory"
+            f"model must be on disk, or of a family that is known without it, for a dry run: got '{name}'; download "
+            "its config.json and tokenizer, or give a directory"
         )
     return config, load_tokenizer(name)
 

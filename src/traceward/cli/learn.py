@@ -37,9 +37,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Directory of the run; an unfinished one goes on.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, in place of the recipe's.", min=0)] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Every stage on tiny random models and a few rows.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Every stage, on tiny random models.")] = False,
 ) -> None:
     """Run a recipe: learn a reward, train policies, measure both. Or a grid of recipes."""
     threads()

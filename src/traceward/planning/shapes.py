@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _qwen2(
-    vocabulary: int, hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, *, tied: bool
+    *, vocabulary: int = 151936, hidden: int, mlp: int, layers: int, heads: int, kv_heads: int = 2, tied: bool = True
 ) -> dict[str, Any]:
     return {
         "model_type": "qwen2",
@@ -67,10 +67,10 @@ _QWEN3_4B = {
 }
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "qwen2.5-0.5b": _qwen2(151936, 896, 4864, 24, 14, 2, tied=True),
-    "qwen2.5-1.5b": _qwen2(151936, 1536, 8960, 28, 12, 2, tied=True),
-    "qwen2.5-3b": _qwen2(151936, 2048, 11008, 36, 16, 2, tied=True),
-    "qwen2.5-7b": _qwen2(152064, 3584, 18944, 28, 28, 4, tied=False),
+    "qwen2.5-0.5b": _qwen2(hidden=896, mlp=4864, layers=24, heads=14),
+    "qwen2.5-1.5b": _qwen2(hidden=1536, mlp=8960, layers=28, heads=12),
+    "qwen2.5-3b": _qwen2(hidden=2048, mlp=11008, layers=36, heads=16),
+    "qwen2.5-7b": _qwen2(vocabulary=152064, hidden=3584, mlp=18944, layers=28, heads=28, kv_heads=4, tied=False),
     "llama-3.1-8b": _LLAMA_31_8B,
     "qwen3-4b": _QWEN3_4B,
 }

@@ -23,6 +23,7 @@ from traceward.training.step_times import StepTimes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTConfig
 
 
 def silence(trainer: Trainer) -> None:
@@ -45,9 +46,7 @@ def supervised_fine_tune(
     report_to: Sequence[str] = (),
 ) -> list[dict[str, float]]:
     """Train `model` in place by TRL's SFTTrainer on token ids as given; returns the logged rows (step, loss, …)."""
-    from trl import SFTConfig, SFTTrainer
-
-    from traceward.training.grpo import run_name
+    from trl import SFTTrainer
 
     rows = [
         {
@@ -56,37 +55,18 @@ def supervised_fine_tune(
         }
         for trace in traces
     ]
-    on_gpu = torch.cuda.is_available()
-    own = per_process(settings.batch, place()[1], key="sft.batch")
-    parts = equal_parts(own, settings.traces_per_backward or own)
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(rows),
         callbacks=list(callbacks),
-        args=SFTConfig(
-            output_dir=str(directory),
-            max_steps=settings.steps,
-            per_device_train_batch_size=own // parts,
-            gradient_accumulation_steps=parts,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=int(settings.warmup * settings.steps),
-            weight_decay=settings.weight_decay,
-            adam_beta2=settings.beta2,
-            completion_only_loss=True,
-            max_length=None,
+        args=_sft_arguments(
+            settings,
+            Path(directory),
             seed=seed,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=list(report_to) or "none",
-            run_name=run_name(Path(directory)),
-            disable_tqdm=True,
-            use_cpu=not on_gpu,
-            bf16=on_gpu if bf16 is None else bf16,
+            bf16=bf16,
             gradient_checkpointing=gradient_checkpointing,
-            train_sampling_strategy="group_by_length",
-            dataloader_pin_memory=False,
+            report_to=report_to,
         ),
     )
     learn_in_float32(model)
@@ -94,6 +74,48 @@ def supervised_fine_tune(
     train(trainer, checkpoints)
     model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def _sft_arguments(
+    settings: SFTSettings,
+    directory: Path,
+    *,
+    seed: int,
+    bf16: bool | None,
+    gradient_checkpointing: bool,
+    report_to: Sequence[str],
+) -> SFTConfig:
+    from trl import SFTConfig
+
+    from traceward.training.grpo import run_name
+
+    on_gpu = torch.cuda.is_available()
+    own = per_process(settings.batch, place()[1], key="sft.batch")
+    parts = equal_parts(own, settings.traces_per_backward or own)
+    return SFTConfig(
+        output_dir=str(directory),
+        max_steps=settings.steps,
+        per_device_train_batch_size=own // parts,
+        gradient_accumulation_steps=parts,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(settings.warmup * settings.steps),
+        weight_decay=settings.weight_decay,
+        adam_beta2=settings.beta2,
+        completion_only_loss=True,
+        max_length=None,
+        seed=seed,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=list(report_to) or "none",
+        run_name=run_name(directory),
+        disable_tqdm=True,
+        use_cpu=not on_gpu,
+        bf16=on_gpu if bf16 is None else bf16,
+        gradient_checkpointing=gradient_checkpointing,
+        train_sampling_strategy="group_by_length",
+        dataloader_pin_memory=False,
+    )
 
 
 def right_answers(texts: Sequence[str], problems: Sequence[Problem], style: Format) -> list[float]:

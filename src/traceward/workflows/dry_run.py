@@ -1,7 +1,7 @@
 """`traceward train --dry-run`: what a recipe becomes so that every stage of it runs on a laptop in about a minute.
 
-Models become tiny random ones of the same architecture, data a few rows, counts a few; what chooses the code that runs
-(arms, head, granularity, objective, credit, format, adapters, shared backbone, checkpointed gradients, precision) stays.
+Models become tiny random ones of the same architecture, data a few rows, counts small. What chooses the code that runs
+stays: arms, head, granularity, objective, credit, format, adapters, shared backbone, checkpointed gradients, precision.
 The figures of such a run mean nothing.
 """
 
