@@ -36,12 +36,10 @@ class VLLMSettings(Section):
 
     @model_validator(mode="after")
     def _fits_the_mode(self) -> VLLMSettings:
-        own = {"server": ("server_url", "server_timeout")}
-        own["colocate"] = ("gpu_memory_utilization", "tensor_parallel_size", "max_model_length", "sleep")
-        for mode, names in own.items():
-            changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
-            if changed and self.mode != mode:
+        for name, field in type(self).model_fields.items():
+            wanted = VLLMMode.SERVER if name.startswith("server_") else VLLMMode.COLOCATE
+            if name != "mode" and getattr(self, name) != field.default and self.mode is not wanted:
                 raise ValueError(
-                    f"mode must be '{mode}' with {changed[0]}: got {self.mode or 'none'}; set it, or remove that key"
+                    f"mode must be '{wanted}' with {name}: got {self.mode or 'none'}; set it, or remove that key"
                 )
         return self

@@ -20,6 +20,7 @@ from traceward.data.formats import Format, completion_text
 from traceward.data.jsonl import write_jsonl
 from traceward.data.prepare import rows_of
 from traceward.data.tasks.registry import Task, jsonl_task
+from traceward.records import Demonstration, Problem
 from traceward.workflows.inputs import load_task
 from traceward.workflows.train import changes
 
@@ -88,7 +89,7 @@ def dry_run(recipe: Recipe, room: Path) -> DryRun:
         notes.append(f"{key}.path: {stand_in(name, texts, place, world=world)} stands in for {name}")
         found[f"{key}.path"] = str(place)
     notes += _skip(recipe, found)
-    return DryRun(tuple(f"{key}={json.dumps(value)}" for key, value in found.items()), tuple(notes))
+    return DryRun(tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in found.items()), tuple(notes))
 
 
 def first_recipe(
@@ -137,8 +138,8 @@ def _data(recipe: Recipe, room: Path, found: dict[str, Any], notes: list[str]) -
     data = recipe.data
     if data.path is None:
         found["data.demonstrations"] = min(data.demonstrations or 100, int(AT_MOST["data.demonstrations"]))
-        few = recipe.model_copy(update={"data": data.model_copy(update={"demonstrations": 20, "questions": 0})})
-        return _texts(load_task(few), data.format)
+        own = recipe.model_copy(update={"data": data.model_copy(update={"demonstrations": 20, "questions": 0})})
+        return _texts(load_task(own), data.format)
     if data.path.exists():
         task = load_task(recipe)
         notes.append(f"data.path: {len(task.demonstrations)} demonstrations of {data.path} were read, a few are used")
@@ -148,7 +149,12 @@ def _data(recipe: Recipe, room: Path, found: dict[str, Any], notes: list[str]) -
         notes.append(f"data.path: {data.path} is not there; a few rows of our own, like those of {like}, stand in")
     few = _cut(task)
     room.mkdir(parents=True, exist_ok=True)
-    parts = {"train": few.demonstrations, "validation": few.validation, "test": few.test, "questions": few.questions}
+    parts: dict[str, Sequence[Demonstration | Problem]] = {
+        "train": few.demonstrations,
+        "validation": few.validation,
+        "test": few.test,
+        "questions": few.questions,
+    }
     for stem, items in parts.items():
         if items:
             write_jsonl(room / f"{stem}.jsonl", rows_of(items))
