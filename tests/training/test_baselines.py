@@ -144,6 +144,8 @@ class FakeGRPO:
 def test_only_right_answers_are_rewarded(
     make_policy: MakePolicy, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import traceward.training.adversarial  # noqa: F401 - whose trainer is made from the real one
+
     monkeypatch.setattr("trl.GRPOTrainer", FakeGRPO)
     questions = [Problem("a", "What is 5 + 7?", "12"), Problem("b", "What is 1 + 1?", "2"), Problem("c", "Why?")]
     questions.append(Problem("d", "What is high?\nA) pulse\nB) fever", "B"))
