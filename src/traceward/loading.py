@@ -68,17 +68,21 @@ def load_policy(
 
 def load_context(name: str | Path) -> int | None:
     """The longest text of a model in tokens, from its configuration alone; None where that names none."""
-    found: int | None = getattr(_config(name), "max_position_embeddings", None)
+    found: int | None = getattr(load_config(name), "max_position_embeddings", None)
     return found
 
 
 def saved_dtype(name: str | Path) -> torch.dtype | None:
     """The type that a model's weights, or those of an adapter's base, were saved in; None where no file says so."""
-    found: torch.dtype | None = _config(name).dtype
+    found: torch.dtype | None = load_config(name).dtype
     return found
 
 
-def _config(name: str | Path) -> PretrainedConfig:
+def load_config(name: str | Path, *, here: bool = False) -> PretrainedConfig:
+    """A model's configuration, without its weights; of an adapter, that of the base below all adapters.
+
+    here: from a directory or the hub's cache alone.
+    """
     from transformers import AutoConfig
 
     from traceward.adapters import base_of
@@ -86,22 +90,17 @@ def _config(name: str | Path) -> PretrainedConfig:
     try:
         while (base := base_of(name)) is not None:
             name = base
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, local_files_only=here)
     except (OSError, ValueError) as error:
         raise ConfigError(_cannot_open("model", name, error)) from error
 
 
 def config_here(name: str | Path) -> PretrainedConfig | None:
     """The configuration of a model that is here, in a directory or in the hub's cache; None where it is in neither."""
-    from transformers import AutoConfig
-
-    from traceward.adapters import base_of
-
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(base_of(name) or name, local_files_only=True)
-    except (OSError, ValueError):
+        return load_config(name, here=True)
+    except ConfigError:
         return None
-    return found
 
 
 def load_causal_lm(
