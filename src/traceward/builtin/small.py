@@ -14,7 +14,7 @@ from traceward.data.formats import Format, completion_text, encode, prompt_text
 from traceward.records import Demonstration
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from traceward.training.checkpoints import Checkpoints
 
@@ -49,6 +49,25 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
 
 
+def small_config(
+    *, vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, context: int
+) -> LlamaConfig:
+    """A Llama whose input and output embeddings are tied."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+    )
+
+
 def small_llama(
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -59,23 +78,19 @@ def small_llama(
     context: int,
     seed: int,
 ) -> PreTrainedModel:
-    """A Llama at its random start; input and output embeddings are tied."""
+    """A small Llama at its random start."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=context,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
+    config = small_config(
+        vocabulary=len(tokenizer),
+        hidden=hidden,
+        intermediate=intermediate,
+        layers=layers,
+        heads=heads,
+        context=context,
     )
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)

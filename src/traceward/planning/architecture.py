@@ -34,17 +34,10 @@ class Architecture:
 
     @classmethod
     def of(cls, name: str, config: PretrainedConfig | None = None) -> Architecture:
-        """Of a directory or a hub name; where neither can be opened, a published shape of that name.
-
-        Raises ConfigError where none is known.
-        """
-        if config is None:
-            try:
-                config = load_config(name)
-            except ConfigError:
-                config = None if Path(name).is_dir() else shape(name)
-                if config is None:
-                    raise
+        """Of a published shape, a directory, or the hub's configuration. Raises ConfigError where none is found."""
+        if config is None and not Path(name).is_dir():
+            config = shape(name)
+        config = config or load_config(name)
         return cls(name, json.dumps(config.to_dict(), sort_keys=True, default=str), config.model_type)
 
     def config(self) -> PretrainedConfig:
@@ -53,7 +46,8 @@ class Architecture:
 
         tree = json.loads(self.text)
         tree.pop("dtype", None)
-        return AutoConfig.for_model(tree.pop("model_type"), **tree)
+        config: PretrainedConfig = AutoConfig.for_model(tree.pop("model_type"), **tree)
+        return config
 
     def build(self, layers: int, dtype: torch.dtype, *, scalar: bool = False) -> PreTrainedModel:
         """The model with so many layers, wherever torch is told to make tensors; scalar: as a token classifier."""
@@ -87,7 +81,7 @@ class Architecture:
         text = self.config().get_text_config()
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        return 2 * self.layers * heads * int(width)
+        return 2 * self.layers * int(heads) * int(width)
 
     def size(self, *, scalar: bool = False) -> Size:
         """Its parameters."""
@@ -109,17 +103,28 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """parameters: a tied one counts once.   largest: of one matrix.   linear: (rows, columns) by name, without the
-    output layer, which stays whole in 4 bit."""
+    """Numbers of parameters; a tied one counts once.
+
+    largest: of one matrix.   layer: of one layer.   head: of the output layer, where that is its own.
+    linear: (rows, columns) by name, without the output layer, which stays whole in 4 bit.
+    """
 
     parameters: int
     largest: int
+    layer: int
+    outside: int
+    head: int
     linear: dict[str, tuple[int, int]]
 
     @property
     def largest_linear(self) -> int:
-        """Of the matrices that 4 bit are unpacked from, one at a time."""
+        """Of the matrices that 4 bit are unpacked to, one at a time."""
         return max(rows * columns for rows, columns in self.linear.values())
+
+    @property
+    def longest_side(self) -> int:
+        """Of a linear layer."""
+        return max(max(shape) for shape in self.linear.values())
 
     def bytes(self, dtype: torch.dtype, *, in_4bit: bool = False) -> float:
         """Of the weights."""
@@ -131,7 +136,20 @@ class Size:
 def _size(model: Architecture, scalar: bool) -> Size:
     with torch.device("meta"):
         made = model.build(model.layers, torch.float32, scalar=scalar)
-    heads = {made.get_output_embeddings(), getattr(made, "score", None)}
-    linear = {n: m for n, m in made.named_modules() if isinstance(m, nn.Linear) and m not in heads}
+    head = made.score if scalar else made.get_output_embeddings()
+    linear = {n: m for n, m in made.named_modules() if isinstance(m, nn.Linear) and m is not head}
     counts = [p.numel() for p in made.parameters()]
-    return Size(sum(counts), max(counts), {n: (m.out_features, m.in_features) for n, m in linear.items()})
+    layers = sum(p.numel() for p in layers_of(made, model.layers).parameters())
+    return Size(
+        parameters=sum(counts),
+        largest=max(counts),
+        layer=layers // model.layers,
+        outside=sum(counts) - layers,
+        head=sum(p.numel() for p in head.parameters()),
+        linear={n: (m.out_features, m.in_features) for n, m in linear.items()},
+    )
+
+
+def layers_of(model: nn.Module, count: int) -> nn.ModuleList:
+    """The decoder's layers, of which there are `count`."""
+    return next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,17 +48,24 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self, widths: Collection[int] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.widths = frozenset(widths)
         self.peaks: dict[str, Peak] = {}
         self._live: Counter[str] = Counter()
         self._known: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._stretch = START
 
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """What stands there already: a view of it is nothing new."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._known[id(storage)] = storage
+
     def mark(self, stretch: str) -> None:
-        """From now on the pass is in this stretch."""
-        self._stretch = stretch
-        self._look()
+        """From now on the pass is in this stretch; the end lasts, whatever else goes backward then."""
+        if self._stretch != END:
+            self._stretch = stretch
+            self._look()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -106,4 +113,4 @@ def watch_layers(layers: nn.ModuleList, ledger: Ledger) -> None:
 
 def _when_pulled(tensor: Tensor, ledger: Ledger, stretch: str) -> None:
     if tensor.requires_grad and torch.is_grad_enabled():
-        tensor.register_hook(lambda _: ledger.mark(stretch))
+        tensor.register_hook(lambda _: ledger.mark(stretch))  # type: ignore[no-untyped-call]

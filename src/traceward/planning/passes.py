@@ -5,9 +5,9 @@ A model of two layers and one of three tell what a layer adds; all layers of the
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from copy import deepcopy
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from traceward.adapters import add_adapter, checkpoint_gradients
+from traceward.planning.architecture import Architecture, layers_of
 from traceward.planning.ledger import END, START, Ledger, Peak, watch_layers
 from traceward.rewards.packing import pack, packed_attention, repeats, run
 from traceward.training.adapter import AdapterSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from traceward.planning.architecture import Architecture
 
 _TILE = 32768  # TRL's head takes so many words of the vocabulary at once
 
@@ -104,10 +103,12 @@ def _counted(what: Pass, layers: int, run_it: Run) -> Peaks:
     with FakeTensorMode(allow_non_fake_inputs=True):
         _make_fake(model)
         ledger = Ledger({what.model.vocabulary, _TILE})
-        watch_layers(_layers_of(model, layers), ledger)
+        watch_layers(layers_of(model, layers), ledger)
         if what.accumulates:
             for weight in model.parameters():
                 weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+        ledger.leave_out([*model.parameters(), *model.buffers()])
+        ledger.leave_out([weight.grad for weight in model.parameters() if weight.grad is not None])
         with ledger:
             run_it(model, what)
     start = ledger.peaks[START]
@@ -140,10 +141,6 @@ def _make_fake(model: nn.Module) -> None:
                 module._buffers[name] = torch.empty(table.shape, dtype=table.dtype)
 
 
-def _layers_of(model: nn.Module, count: int) -> nn.ModuleList:
-    return next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
-
-
 def _ids(rows: int, width: int) -> Tensor:
     return torch.zeros(rows, width, dtype=torch.long)
 
@@ -167,14 +164,19 @@ def _through_trl(model: PreTrainedModel, what: Pass) -> None:
 
 @contextmanager
 def _kernels(on_gpu: bool) -> Iterator[None]:
-    """On a GPU TRL's head folds a tile of logits in place, in a Triton kernel, and adds up its products there. The torch
-    code that stands for both elsewhere holds copies of the tile."""
+    """On a GPU TRL's head folds a tile of logits in place, in a Triton kernel, and adds up its products there. Torch
+    code stands for both elsewhere and holds copies of the tile."""
     if not on_gpu:
         yield
         return
-    names = ("_forward_tile", "_backward_tile", "_addmm_fp32")
-    with mock.patch.multiple("trl.kernels.chunked_logprob", **dict.fromkeys(names, lambda *_, **__: None)):
+    with ExitStack() as stack:
+        for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
+            stack.enter_context(mock.patch(f"trl.kernels.chunked_logprob.{name}", new=_in_place))
         yield
+
+
+def _in_place(*_: object, **__: object) -> None:
+    """Holds nothing."""
 
 
 def _through_prompts(model: PreTrainedModel, what: Pass) -> None:
@@ -193,7 +195,12 @@ def _one_more_token(model: PreTrainedModel, what: Pass) -> None:
     before, cache = (rows, text.num_key_value_heads, what.width - 1, width), DynamicCache()
     for layer in range(text.num_hidden_layers):
         cache.update(torch.zeros(before, dtype=kept), torch.zeros(before, dtype=kept), layer)
-    _sampled(model.eval(), what, _ids(rows, 1), attention_mask=_ids(rows, what.width), past_key_values=cache)
+    _sampled(model.eval(), what, _ids(rows, 1), attention_mask=_ids(rows, what.width), **{_cache_name(model): cache})
+
+
+def _cache_name(model: PreTrainedModel) -> str:
+    """Newer releases of transformers have renamed it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 @torch.no_grad()
@@ -220,7 +227,7 @@ def _through_reward(model: PreTrainedModel, what: Pass) -> None:
                 model.train()
     if what.double:
         found.append(_slopes(model, what))
-    torch.stack([one.sum() for one in found]).sum().backward()
+    torch.stack([one.sum() for one in found]).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _through_scoring(model: PreTrainedModel, what: Pass) -> None:
@@ -247,7 +254,8 @@ def _values(model: PreTrainedModel, what: Pass, rows: int) -> Tensor:
             found = run(model, _ids(rows, what.width), packed, **keep).logits
         targets = _ids(rows, what.completion).flatten()
     if what.scalar:
-        return found[..., 0].float()
+        values: Tensor = found[..., 0].float()
+        return values
     return -nn.functional.cross_entropy((found.float() / 1.0).flatten(0, 1), targets, reduction="none")
 
 
@@ -268,4 +276,5 @@ def _slopes(model: PreTrainedModel, what: Pass) -> Tensor:
         points = model.get_input_embeddings()(_ids(rows, what.width)).detach().requires_grad_()
         values = model(inputs_embeds=points, attention_mask=torch.ones(rows, what.width, dtype=torch.long)).logits
         (slopes,) = torch.autograd.grad(values.float().sum(), points, create_graph=True)
-    return slopes.norm()
+    norm: Tensor = slopes.norm()
+    return norm
