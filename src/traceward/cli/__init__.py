@@ -15,7 +15,7 @@ from traceward.cli.frame import app, page_of, say
 from traceward.cli.learn import demo, fit, train
 from traceward.cli.locate import calibrate, localise
 from traceward.cli.measure import evaluate, report, transfer
-from traceward.cli.prepare import data
+from traceward.cli.prepare import data, plan
 from traceward.cli.publish import export
 from traceward.cli.use import rerank, score, search
 from traceward.environment import quieten
@@ -27,7 +27,22 @@ INTERRUPTED, MISUSED, PAUSED = 130, 2, 3
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 # In the order of --help.
-for verb in (demo, data, train, fit, score, rerank, search, localise, calibrate, evaluate, transfer, report, export):
+for verb in (
+    demo,
+    data,
+    plan,
+    train,
+    fit,
+    score,
+    rerank,
+    search,
+    localise,
+    calibrate,
+    evaluate,
+    transfer,
+    report,
+    export,
+):
     app.command()(verb)
 
 

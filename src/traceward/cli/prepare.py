@@ -1,4 +1,4 @@
-"""The verb that makes data: data."""
+"""Verbs before a run: data, plan."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from traceward.cli.frame import Results, ready
 from traceward.data.formats import Format
+from traceward.environment import threads
 from traceward.workflows import DataSet
 
 
@@ -42,3 +43,37 @@ def data(
         style=style,
     )
     tables.finish(None, None, data_tables.data_tables(found), results=results, found=found.as_json())
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, .toml.", show_default=False)],
+    *,
+    gpu_memory: Annotated[float | None, typer.Option(help="GiB of each GPU; refuse what does not fit.", min=0)] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs of the run.", min=1)] = 1,
+    sharded: Annotated[bool, typer.Option("--sharded", help="FSDP2 shards what learns over the GPUs.")] = False,
+    prompt_tokens: Annotated[int, typer.Option(help="Longest prompt in tokens.", min=1)] = 300,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(help="Throughput of all GPUs together, for the hours.", min=0.001)
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+    results: Results = None,
+) -> None:
+    """Show what a recipe will take: models, memory by part, tokens, hours. Needs no weights and no GPU."""
+    ready(results)
+    threads()
+    from traceward import plan_tables, tables
+    from traceward.workflows.inputs import quiet
+    from traceward.workflows.plan import make_plan
+
+    quiet()
+    found = make_plan(
+        recipe,
+        overrides=tuple(overrides or ()),
+        gpus=gpus,
+        gpu_memory=gpu_memory,
+        sharded=sharded,
+        prompt_tokens=prompt_tokens,
+        tokens_per_second=tokens_per_second,
+    )
+    shown = plan_tables.plan_tables(found, gpu_memory=gpu_memory)
+    tables.finish(None, None, shown, results=results, found=found.as_json())

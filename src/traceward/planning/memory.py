@@ -89,6 +89,8 @@ class Memory:
         from traceward.workflows.train import plan
 
         found = [self._sft()] if "sft" in plan(self.recipe) else []
+        if not self.room.on_gpu:
+            found += [self._loading("reward", self.models.reward_base)]
         found += [self._rollouts(), self._warm_up()]
         arm = next((arm for arm in ARMS if arm in self.recipe.run.arms), None)
         return found + ([] if arm is None else list(self._arm(arm)))
@@ -129,6 +131,8 @@ class Memory:
             stands += Holding(critic.weights + self.models.reward_frozen - (self.models.policy_base if shared else 0))
         learns = arm is Arm.ADVERSARIAL and config.critic_updates_most > 0
         with_critic = stands + Holding(0.0, critic.learned, critic.states) if learns else stands
+        if not self.room.on_gpu:
+            yield self._loading(stage, self.models.policy_base)
         # A critic's gradients stay until its next update begins.
         yield self._sampling(stage, per_process(config.rollouts, self.room.gpus, key="rollouts"), with_critic)
         if learns:
@@ -149,6 +153,11 @@ class Memory:
         if not self.recipe.policy.adapter.chosen:
             return self.models.policy.weights
         return self.models.policy.learned if self.recipe.run.start is Start.SFT else 0.0
+
+    @staticmethod
+    def _loading(stage: str, base: float) -> Moment:
+        """Weights are copied out of the mapped file; on a GPU that happens in the computer's memory."""
+        return Moment(stage, "loading", weights=2 * base)
 
     # ---- moments -----------------------------------------------------------------------------------------------------
 
