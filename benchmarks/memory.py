@@ -94,15 +94,15 @@ def write_case(name: str, place: Path, *, quick: bool) -> Path:
     tokenizer.save_pretrained(place / "model")
     rng = random.Random(0)
     rows = []
-    for number in range(16):
+    for number in range(18):
         numbers = [rng.randrange(10, 99) for _ in range(20 + number % 3)]
         sums = [sum(numbers[: at + 1]) for at in range(len(numbers))]
         steps = [f"{sums[at]} + {numbers[at + 1]} = {sums[at + 1]}" for at in range(len(numbers) - 1)]
         question = "Add up " + " and ".join(map(str, numbers)) + "."
         rows.append({"id": str(number), "question": question, "steps": steps, "answer": str(sums[-1])})
     (place / "data").mkdir()
-    write_jsonl(place / "data" / "train.jsonl", rows)
-    write_jsonl(place / "data" / "test.jsonl", [{**row, "id": f"t{row['id']}"} for row in rows[:2]])
+    write_jsonl(place / "data" / "train.jsonl", rows[2:])
+    write_jsonl(place / "data" / "test.jsonl", rows[:2])
     sections: dict[str, list[str]] = {"run": ['arms = ["adversarial"]']}
     sections["data"] = ['task = "jsonl"', f'path = "{place / "data"}"']
     sections["policy"] = [f'path = "{place / "model"}"']

@@ -20,6 +20,7 @@ from traceward.workflows.stream import ScoreSummary
 VERBS = (
     "demo",
     "data",
+    "plan",
     "train",
     "fit",
     "score",

@@ -104,7 +104,8 @@ class Memory:
 
     def _rollouts(self) -> Moment:
         per_question = self.recipe.critic.rollouts_per_question
-        rows = max(1, PER_CALL // per_question) * per_question
+        questions = self.recipe.critic.demonstrations or self.recipe.data.demonstrations or PER_CALL
+        rows = min(questions, max(1, PER_CALL // per_question)) * per_question
         return self._sampling("rollouts", rows, Holding(self.models.policy_base))
 
     def _warm_up(self) -> Moment:
