@@ -58,22 +58,22 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "qwen2-30M": (
         {"model_type": "qwen2", "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 10}
         | {"num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": True},
-        {"critic.positives": "8", "critic.rollouts": "16", "adversarial.questions_per_step": "4"}
+        {"critic.positives": "4", "critic.rollouts": "8", "adversarial.questions_per_step": "4"}
         | {"adversarial.group": "4", "adversarial.max_new_tokens": "96"},
     ),
     "llama-100M": (
         {"model_type": "llama", "hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": 14}
         | {"num_attention_heads": 10, "num_key_value_heads": 10, "tie_word_embeddings": False},
         {"reward.head": "scalar", "reward.granularity": "sparse", "policy.gradient_checkpointing": "true"}
-        | {"critic.positives": "6", "critic.rollouts": "8", "adversarial.questions_per_step": "4"}
+        | {"critic.positives": "3", "critic.rollouts": "4", "adversarial.questions_per_step": "4"}
         | {"adversarial.group": "2", "adversarial.max_new_tokens": "64", "adversarial.rollouts_per_backward": "4"},
     ),
     "qwen3-300M-lora": (
         {"model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 22}
         | {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True},
         {"policy.adapter.rank": "16", "reward.adapter.rank": "16", "reward.shares_backbone": "true"}
-        | {"critic.positives": "4", "critic.rollouts": "8", "adversarial.questions_per_step": "2"}
-        | {"adversarial.group": "4", "adversarial.max_new_tokens": "64"},
+        | {"critic.positives": "2", "critic.rollouts": "4", "adversarial.questions_per_step": "2"}
+        | {"adversarial.group": "2", "adversarial.max_new_tokens": "32"},
     ),
 }
 VOCABULARY = 32000
@@ -98,7 +98,7 @@ def write_case(name: str, place: Path, *, quick: bool) -> Path:
         numbers = [rng.randrange(10, 99) for _ in range(20 + number % 3)]
         sums = [sum(numbers[: at + 1]) for at in range(len(numbers))]
         steps = [f"{sums[at]} + {numbers[at + 1]} = {sums[at + 1]}" for at in range(len(numbers) - 1)]
-        question = "Add up " + " and ".join(map(str, numbers)) + "."
+        question = "Add up " + " and ".join(map(str, numbers[: 3 + number % 3])) + "."
         rows.append({"id": str(number), "question": question, "steps": steps, "answer": str(sums[-1])})
     (place / "data").mkdir()
     write_jsonl(place / "data" / "train.jsonl", rows[2:])

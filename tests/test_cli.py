@@ -18,19 +18,8 @@ from traceward.evaluation.statistics import Estimate
 from traceward.workflows.stream import ScoreSummary
 
 VERBS = (
-    "demo",
-    "data",
-    "plan",
-    "train",
-    "fit",
-    "score",
-    "rerank",
-    "search",
-    "localise",
-    "calibrate",
-    "evaluate",
-    "report",
-    "export",
+    *("demo", "data", "plan", "train", "fit", "score", "rerank"),
+    *("search", "localise", "calibrate", "evaluate", "report", "export"),
 )
 HEAVY = ("torch", "transformers", "trl", "datasets", "numpy", "scipy", "sklearn", "peft", "accelerate")
 LIMIT = 0.5  # seconds

@@ -119,7 +119,8 @@ def test_batches_become_passes(recipe_of: Callable[..., Recipe], nothing_passes:
     sft, rollouts, reward, sampling, _, scoring, policy = nothing_passes
     assert (sft.rows, sft.accumulates) == ((6,), False)
     assert rollouts.rows == (256,)
-    assert (reward.rows, reward.accumulates) == ((2, 2, 2, 2), True)  # 4 experts, 4 corruptions, 8 rollouts in two parts
+    # 4 experts, 4 corruptions and 8 rollouts, in two parts.
+    assert (reward.rows, reward.accumulates) == ((2, 2, 2, 2), True)
     assert sampling.rows == (16,)
     assert scoring.rows == (8192 // 24,)
     assert (policy.rows, policy.accumulates, policy.bf16, reward.bf16) == ((4,), True, True, False)
