@@ -32,7 +32,8 @@ from traceward.config import load_recipe
 from traceward.data.formats import encode_prompt
 from traceward.data.jsonl import write_jsonl
 from traceward.loading import load_tokenizer
-from traceward.planning.memory import Memory, Room
+from traceward.planning.memory import Memory
+from traceward.planning.moments import Room
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.inputs import load_task, quiet
 from traceward.workflows.stages import do_stage

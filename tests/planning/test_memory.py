@@ -11,9 +11,11 @@ from traceward.config import Recipe, resolve
 from traceward.errors import ConfigError
 from traceward.planning import memory as planning
 from traceward.planning.architecture import Architecture
+from traceward.planning.forward import Pass
 from traceward.planning.ledger import Peak
-from traceward.planning.memory import Memory, Moment, Room
-from traceward.planning.passes import Pass, Peaks
+from traceward.planning.memory import Memory
+from traceward.planning.moments import Moment, Room
+from traceward.planning.passes import Peaks
 
 PARAMETERS = 265_280  # of the small Llama
 WHOLE = 4 * PARAMETERS  # bytes in float32
@@ -118,7 +120,7 @@ def test_batches_become_passes(recipe_of: Callable[..., Recipe], nothing_passes:
     by_name(recipe_of(run={"arms": ["sft", "adversarial"]}, sft={"batch": 6}, **changes))
     sft, rollouts, reward, sampling, _, scoring, policy = nothing_passes
     assert (sft.rows, sft.accumulates) == ((6,), False)
-    assert rollouts.rows == (256,)
+    assert (rollouts.rows, rollouts.bf16) == ((256,), False)
     # 4 experts, 4 corruptions and 8 rollouts, in two parts.
     assert (reward.rows, reward.accumulates) == ((2, 2, 2, 2), True)
     assert sampling.rows == (16,)
@@ -130,6 +132,12 @@ def test_batches_become_passes(recipe_of: Callable[..., Recipe], nothing_passes:
     assert (sampling.rows, policy.rows, policy.accumulates) == ((8,), (8,), False)
     assert (policy.bf16, policy.checkpointing, reward.checkpointing) == (False, True, False)
     assert reward.rows == (2, 2, 2, 2)
+
+
+def test_scores_by_units_read_the_policy_too(recipe_of: Callable[..., Recipe], nothing_passes: list[Pass]) -> None:
+    by_name(recipe_of(reward={"head": "scalar"}, adversarial={"credit": "trace-mean"}))
+    *_, reward, policy, _ = nothing_passes
+    assert (reward.scalar, policy.scalar, policy.rows) == (True, False, reward.rows)
 
 
 def test_sharding_divides_what_learns(recipe_of: Callable[..., Recipe], nothing_passes: list[Pass]) -> None:

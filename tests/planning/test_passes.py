@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from trl.trainer import utils as trl_utils
 
 from traceward.planning.architecture import Architecture
+from traceward.planning.forward import TILE, Pass
 from traceward.planning.ledger import START, Ledger
-from traceward.planning.passes import Pass, policy_update, reward_update, sampling, scoring
+from traceward.planning.passes import policy_update, reward_update, sampling, scoring
 from traceward.rewards.batches import TraceBatch
 from traceward.rewards.heads import token_logprobs
 from traceward.training.adapter import AdapterSettings
@@ -48,6 +50,10 @@ def test_a_ledger_counts_what_lives_at_once() -> None:
     assert ledger.peaks[START].total == 800
     assert ledger.peaks[START].logits == 0
     assert two.numel() == 100
+
+
+def test_trls_tile_is_known() -> None:
+    assert TILE == trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE
 
 
 def test_a_layer_keeps_what_the_hand_counts(config_only: Callable[..., str]) -> None:

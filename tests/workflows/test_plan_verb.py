@@ -14,7 +14,8 @@ from traceward.config import Recipe, load_recipe
 from traceward.errors import ConfigError
 from traceward.planning import advice
 from traceward.planning.advice import changed_to_fit
-from traceward.planning.memory import Memory, Moment, Room
+from traceward.planning.memory import Memory
+from traceward.planning.moments import Moment, Room
 from traceward.workflows import plan as planning
 from traceward.workflows.plan import make_plan
 

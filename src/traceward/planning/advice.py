@@ -8,7 +8,8 @@ from typing import Any
 
 from traceward.config import Recipe, resolve, set_override
 from traceward.errors import ConfigError
-from traceward.planning.memory import Memory, Room
+from traceward.planning.memory import Memory
+from traceward.planning.moments import Room
 
 RANK = 64
 
@@ -35,7 +36,7 @@ def changed_to_fit(recipe: Recipe, room: Room, fits: Callable[[float, Recipe], b
     """
     peak, changed = _peak(recipe, room), recipe
     made: list[str] = []
-    for group in CHANGES:
+    for group in CHANGES * 2:  # a change may help only when another has been made
         tried = _with(changed, group)
         if tried is None:
             continue

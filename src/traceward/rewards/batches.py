@@ -103,10 +103,10 @@ def collate(
     return TraceBatch(input_ids, attention_mask, unit, unit_end, unit_mask, prompt, ref_logprobs)
 
 
-def tokens_per_pass() -> int:
+def tokens_per_pass(*, on_gpu: bool | None = None) -> int:
     """How many tokens go through a model at once: enough for its matrix products to run at their full rate, and few
-    enough for a CPU's cache (docs/scoring.md)."""
-    return 8192 if torch.cuda.is_available() else 2048
+    enough for a CPU's cache (docs/scoring.md). on_gpu: left out, whether there is one."""
+    return 8192 if (torch.cuda.is_available() if on_gpu is None else on_gpu) else 2048
 
 
 def by_length(traces: Sequence[EncodedTrace], *, tokens: int | None = None) -> Iterator[list[int]]:

@@ -10,7 +10,8 @@ from typing import Any
 from traceward.config import Recipe, load_recipe
 from traceward.errors import ConfigError
 from traceward.planning.advice import changed_to_fit
-from traceward.planning.memory import ARMS, Memory, Moment, Room
+from traceward.planning.memory import ARMS, Memory
+from traceward.planning.moments import Moment, Room
 from traceward.workflows.train import plan as stages_of
 
 GIB = 2**30
