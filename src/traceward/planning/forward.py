@@ -174,7 +174,8 @@ def _values(model: PreTrainedModel, what: Pass, rows: int) -> Tensor:
     if what.scalar:
         values: Tensor = found[..., 0].float()
         return values
-    return -nn.functional.cross_entropy((found.float() / 1.0).flatten(0, 1), targets, reduction="none")
+    found = found.float() / 1.0  # the temperature: a table of its own, and the model's is gone where nothing holds it
+    return -nn.functional.cross_entropy(found.flatten(0, 1), targets, reduction="none")
 
 
 def _slopes(model: PreTrainedModel, what: Pass) -> Tensor:
