@@ -60,14 +60,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {"model_type": "qwen2", "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 10}
         | {"num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": True},
         {"critic.positives": "4", "critic.rollouts": "8", "adversarial.questions_per_step": "4"}
-        | {"adversarial.group": "4", "adversarial.max_new_tokens": "96"},
+        | {"adversarial.group": "4", "adversarial.max_new_tokens": "64"},
     ),
     "llama-100M": (
         {"model_type": "llama", "hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": 14}
         | {"num_attention_heads": 10, "num_key_value_heads": 10, "tie_word_embeddings": False},
         {"reward.head": "scalar", "reward.granularity": "sparse", "policy.gradient_checkpointing": "true"}
         | {"critic.positives": "3", "critic.rollouts": "4", "adversarial.questions_per_step": "4"}
-        | {"adversarial.group": "2", "adversarial.max_new_tokens": "64", "adversarial.rollouts_per_backward": "4"},
+        | {"adversarial.group": "2", "adversarial.max_new_tokens": "48", "adversarial.rollouts_per_backward": "4"},
     ),
     "qwen3-300M-lora": (
         {"model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 22}
