@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from traceward.config import Recipe, resolve, set_override
+from traceward.config import Recipe, resolve
 from traceward.errors import ConfigError
 from traceward.planning.memory import Memory
 from traceward.planning.moments import Room
+from traceward.tree import set_override
 
 RANK = 64
 
