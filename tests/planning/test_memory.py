@@ -127,6 +127,9 @@ def test_batches_become_passes(recipe_of: Callable[..., Recipe], nothing_passes:
     assert scoring.rows == (8192 // 24,)
     assert (policy.rows, policy.accumulates, policy.bf16, reward.bf16) == ((4,), True, True, False)
     nothing_passes.clear()
+    by_name(recipe_of(run={"arms": ["sft"]}, sft={"batch": 6, "traces_per_backward": 4}))
+    assert (nothing_passes[0].rows, nothing_passes[0].accumulates) == ((3,), True)
+    nothing_passes.clear()
     by_name(recipe_of(policy={"bf16": False, "gradient_checkpointing": True}), gpus=2)
     rollouts, reward, sampling, _, scoring, policy = nothing_passes
     assert (sampling.rows, policy.rows, policy.accumulates) == ((8,), (8,), False)

@@ -17,10 +17,12 @@ RANK = 64
 CHANGES = (
     ("critic.traces_per_pass=8",),
     ("adversarial.rollouts_per_backward=8",),
+    ("sft.traces_per_backward=8",),
     ("reward.gradient_checkpointing=true",),
     ("policy.gradient_checkpointing=true",),
     ("critic.traces_per_pass=4",),
     ("adversarial.rollouts_per_backward=2",),
+    ("sft.traces_per_backward=2",),
     (f"policy.adapter.rank={RANK}", f"reward.adapter.rank={RANK}"),
     ("policy.dtype=bfloat16",),
     ("reward.shares_backbone=true",),

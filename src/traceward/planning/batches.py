@@ -16,7 +16,7 @@ from traceward.rewards.batches import tokens_per_pass
 from traceward.training.adapter import AdapterSettings
 from traceward.training.distribution import PER_CALL
 from traceward.training.learner import SLICES
-from traceward.training.settings import per_process
+from traceward.training.settings import equal_parts, per_process
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,11 @@ class Batches:
         )
 
     def sft(self) -> Pass:
-        """A batch of supervised fine-tuning."""
-        return self._policy(per_process(self.recipe.sft.batch, self.room.gpus, key="sft.batch"))
+        """A part of a batch of supervised fine-tuning."""
+        settings = self.recipe.sft
+        own = per_process(settings.batch, self.room.gpus, key="sft.batch")
+        parts = equal_parts(own, settings.traces_per_backward or own)
+        return replace(self._policy(own // parts), accumulates=parts > 1)
 
     def warm_up_rollouts(self) -> Pass:
         """A call that samples the base, without a trainer around it."""

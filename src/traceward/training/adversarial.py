@@ -123,10 +123,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         self.config = config
         self.schedule = UpdateSchedule(config)
         # Held-out demonstrations stay out: their rollouts would be negatives of questions without positives.
-        learned_from = demonstrations if critic is None else critic.expert
-        self.demonstration_prompts = {
-            d.problem.id: encode_prompt(d.problem, reward.style, tokenizer) for d in learned_from
-        }
+        shown = demonstrations if critic is None else critic.expert
+        self.demonstration_prompts = {d.problem.id: encode_prompt(d.problem, reward.style, tokenizer) for d in shown}
         # What a checkpoint holds beside transformers' own, and beside callbacks that are Stateful.
         self.parts: dict[str, Stateful] = {"rollouts": BufferedRollouts(self), "schedule": self.schedule}
         if critic is not None:
