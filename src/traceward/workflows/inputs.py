@@ -125,13 +125,14 @@ def crossing_of(run: RunDirectory, task: Task, reader: PreTrainedTokenizerBase) 
     from traceward.loading import load_context, load_tokenizer
 
     recipe = run.recipe()
-    style, own = recipe.data.format, recipe.reward.path
+    style = recipe.data.format
     policy, reward = Reader(load_tokenizer(policy_places(run)[1]), style), Reader(reader, style)
-    if own is None or policy.alike(reward):
+    if policy.alike(reward):
         return None
+    assert recipe.reward.path is not None  # without it the reward has the policy's tokenizer
     judged = (item.problem for item in (*task.demonstrations, *task.validation, *task.test))
     problems = {problem.id: problem for problem in (*task.questions, *judged)}
-    return TextCrossing(problems, policy, reward, load_context(places_of(own)[0]))
+    return TextCrossing(problems, policy, reward, load_context(places_of(recipe.reward.path)[0]))
 
 
 def sft_policy(run: RunDirectory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
