@@ -58,7 +58,7 @@ def plan(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
     results: Results = None,
 ) -> None:
-    """Show what a recipe will take: models, memory by part, tokens, hours. Needs no weights and no GPU."""
+    """Show what a recipe will take: memory, tokens, hours. Needs no weights and no GPU."""
     ready(results)
     threads()
     from traceward import plan_tables, tables
