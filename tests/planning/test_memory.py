@@ -53,7 +53,7 @@ def nothing_passes(monkeypatch: pytest.MonkeyPatch) -> list[Pass]:
 
     def stand_in(what: Pass) -> Peaks:
         seen.append(what)
-        return Peaks(Peak(), Peak())
+        return Peaks(Peak())
 
     for name in ("policy_update", "reward_update", "sampling", "scoring"):
         monkeypatch.setattr(planning, name, stand_in)

@@ -12,7 +12,7 @@ from trl.trainer import utils as trl_utils
 
 from traceward.planning.architecture import Architecture
 from traceward.planning.forward import TILE, Pass
-from traceward.planning.ledger import START, Ledger
+from traceward.planning.ledger import FORWARD, Ledger
 from traceward.planning.passes import policy_update, reward_update, sampling, scoring
 from traceward.rewards.batches import TraceBatch
 from traceward.rewards.heads import token_logprobs
@@ -47,8 +47,8 @@ def test_a_ledger_counts_what_lives_at_once() -> None:
         two = one * 2  # 800 at once
         del one
         torch.zeros(2, 7)  # 56 of logits beside 400
-    assert ledger.peaks[START].total == 800
-    assert ledger.peaks[START].logits == 0
+    assert ledger.peaks[FORWARD].total == 800
+    assert ledger.peaks[FORWARD].logits == 0
     assert two.numel() == 100
 
 
@@ -68,7 +68,7 @@ def test_a_layer_keeps_what_the_hand_counts(config_only: Callable[..., str]) -> 
 
 def test_more_layers_follow_from_few(config_only: Callable[..., str]) -> None:
     found = [policy_update(a_pass(config_only("llama", num_hidden_layers=layers))) for layers in (2, 3, 6)]
-    for stretch in ("turn", "end"):
+    for stretch in ("forward", "turn", "end"):
         two, three, six = (getattr(peaks, stretch).total for peaks in found)
         assert six == pytest.approx(two + 4 * (three - two), rel=1e-6)
 
@@ -99,9 +99,9 @@ def test_a_log_ratio_keeps_the_log_probabilities_of_all_slices(config_only: Call
 def test_scoring_and_sampling_by_hand(config_only: Callable[..., str]) -> None:
     model = config_only("llama", vocab_size=4000)
     # The logits by the temperature, beside the output layer's or their log-softmax.
-    assert scoring(a_pass(model)).turn.logits == pytest.approx(2 * 4 * ROWS * COMPLETION * 4000, rel=0.01)
+    assert scoring(a_pass(model)).forward.logits == pytest.approx(2 * 4 * ROWS * COMPLETION * 4000, rel=0.01)
     kept = 4 * ROWS * (PROMPT + COMPLETION) * Architecture.of(model).cache_per_token
-    assert kept < sampling(a_pass(model)).turn.total < 2 * kept
+    assert kept < sampling(a_pass(model)).forward.total < 2 * kept
 
 
 def test_a_real_update_holds_what_was_planned(config_only: Callable[..., str]) -> None:
@@ -122,7 +122,7 @@ def test_a_real_update_holds_what_was_planned(config_only: Callable[..., str]) -
             token_logprobs(real, batch)
         found.sum().backward()
     planned = reward_update(a_pass(model))
-    assert max(planned.turn.total, planned.end.total) == pytest.approx(ledger.peaks[START].total, rel=0.03)
+    assert max(peak.total for peak in planned) == pytest.approx(ledger.peaks[FORWARD].total, rel=0.03)
 
 
 def test_airl_is_padded_and_wgan_differentiates_attention_twice(config_only: Callable[..., str]) -> None:

@@ -62,7 +62,7 @@ def _ids(rows: int, width: int) -> Tensor:
 # ---- the policy ------------------------------------------------------------------------------------------------------
 
 
-def through_trl(model: PreTrainedModel, what: Pass) -> None:
+def through_trl(model: PreTrainedModel, what: Pass) -> Tensor:
     """A policy's batch, as TRL's GRPO reads log-probabilities for its loss; SFT does no more."""
     from trl.trainer.utils import add_fused_lm_head
 
@@ -73,8 +73,14 @@ def through_trl(model: PreTrainedModel, what: Pass) -> None:
         model.enable_input_require_grads()
     with _kernels(what.on_gpu), torch.autocast("cpu", torch.bfloat16, enabled=what.bf16):
         found = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True).log_probs
+    loss: Tensor = found.sum()
+    return loss
+
+
+def backward(loss: Tensor, what: Pass) -> None:
+    """The way back, with the kernels of the way there."""
     with _kernels(what.on_gpu):
-        found.sum().backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -132,7 +138,7 @@ def _sampled(model: PreTrainedModel, what: Pass, ids: Tensor, **options: Any) ->
 # ---- the reward ------------------------------------------------------------------------------------------------------
 
 
-def through_reward(model: PreTrainedModel, what: Pass) -> None:
+def through_reward(model: PreTrainedModel, what: Pass) -> Tensor:
     """All slices of a part go forward before one backward pass; a log-ratio's reference reads each behind p_phi."""
     found = []
     for rows in what.rows:
@@ -144,7 +150,7 @@ def through_reward(model: PreTrainedModel, what: Pass) -> None:
                 model.train()
     if what.double:
         found.append(_slopes(model, what))
-    torch.stack([one.sum() for one in found]).sum().backward()  # type: ignore[no-untyped-call]
+    return torch.stack([one.sum() for one in found]).sum()
 
 
 def through_scoring(model: PreTrainedModel, what: Pass) -> None:

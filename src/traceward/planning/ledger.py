@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 ACTIVATIONS, LOGITS = "activations", "logits"
-START, BETWEEN, END = "start", "between", "end"
+FORWARD, TURN, BETWEEN, END = "forward", "turn", "between", "end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Ledger(TorchDispatchMode):
         self.peaks: dict[str, Peak] = {}
         self._live: Counter[str] = Counter()
         self._known: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._stretch = START
+        self._stretch = FORWARD
 
     def leave_out(self, tensors: Iterable[Tensor]) -> None:
         """What stands there already: a view of it is nothing new."""
@@ -62,8 +62,9 @@ class Ledger(TorchDispatchMode):
             self._known[id(storage)] = storage
 
     def mark(self, stretch: str) -> None:
-        """From now on the pass is in this stretch; the end lasts, whatever else goes backward then."""
-        if self._stretch != END:
+        """From now on the pass is in this stretch. Nothing comes before its turn but the way there, whatever is
+        differentiated on it, and nothing after its end, whatever else goes backward then."""
+        if self._stretch != END and (self._stretch != FORWARD or stretch == TURN):
             self._stretch = stretch
             self._look()
 

@@ -77,7 +77,7 @@ class Memory:
             shared = self.models.policy_base if self.recipe.reward.shares_backbone else 0.0
             stands += Holding(critic.weights + self.models.reward_frozen - shared)
         learns = arm is Arm.ADVERSARIAL and self.recipe.adversarial.critic_updates_most > 0
-        # A critic's gradients stay until its next update begins.
+        # A critic's gradients stay until its next update goes backward.
         learned = Holding(0.0, critic.learned, critic.states) if learns else Holding()
         between = stands + learned + Holding(0.0, 0.0, policy.states)
         if not self.room.on_gpu:
@@ -86,7 +86,7 @@ class Memory:
         if learns:
             yield self._reward_update(stage, "reward update", stands + Holding(0.0, 0.0, policy.states))
         if judged:
-            peak = max((scoring(one).turn for one in self.batches.scoring()), key=lambda peak: peak.total)
+            peak = max((scoring(one).forward for one in self.batches.scoring()), key=lambda peak: peak.total)
             yield _moment(stage, "scoring", between, peak, critic.brought)
         batch = self.batches.policy_update()
         found = policy_update(batch)
@@ -103,16 +103,26 @@ class Memory:
     # ---- moments -----------------------------------------------------------------------------------------------------
 
     def _update(
-        self, stage: str, part: str, learner: Learner, stands: Holding, peaks: Peaks, *, accumulates: bool = False
+        self,
+        stage: str,
+        part: str,
+        learner: Learner,
+        stands: Holding,
+        peaks: Peaks,
+        *,
+        accumulates: bool = False,
+        late_zero: bool = False,
     ) -> Moment:
-        """The fuller of two points: where the way back turns, or its end, when all gradients are there.
+        """The fullest of three points: on the way there, where it turns, and the end, when all gradients are there.
 
         accumulates: whether those of an earlier part are there all along, so that the pass did not bring them.
+        late_zero: whether those of the last update go between the way there and the way back.
         """
         stands += Holding(0.0, 0.0, learner.states)
         whole = stands + Holding(0.0, learner.learned)
         brought = Peak(0.0 if accumulates else learner.whole)
         points = (
+            _moment(stage, part, whole if accumulates or late_zero else stands, peaks.forward, learner.brought),
             _moment(stage, part, whole if accumulates else stands, peaks.turn, learner.brought),
             _moment(stage, part, whole, peaks.end + brought * -1, learner.brought),
         )
@@ -122,14 +132,15 @@ class Memory:
         """Torch's AdamW takes the roots of all second moments at once on a GPU, of one weight elsewhere, and there two
         copies; transformers', which moves policies, is fused and takes none."""
         learner, batch = self.models.reward, self.batches.reward_update()
-        passed = self._update(stage, part, learner, stands, reward_update(batch), accumulates=batch.accumulates)
+        found = reward_update(batch)
+        passed = self._update(stage, part, learner, stands, found, accumulates=batch.accumulates, late_zero=True)
         roots = Peak(learner.learned if self.room.on_gpu else 2 * learner.largest)
         stepping = _moment(stage, part, stands + Holding(0.0, learner.learned, learner.states), roots, 0.0)
         return max(passed, stepping, key=lambda moment: moment.total)
 
     def _sampling(self, stage: str, batch: Pass, stands: Holding) -> Moment:
         """Keys and values are among what a pass was seen to hold; here they get a column of their own."""
-        peak = sampling(batch).turn
+        peak = sampling(batch).forward
         size = 2 if batch.bf16 else batch.dtype.itemsize
         cache = min(peak.activations, float(batch.rows[0] * batch.width * batch.model.cache_per_token * size))
         moment = _moment(stage, "sampling", stands, peak + Peak(-cache), self.models.policy.brought)

@@ -10,27 +10,29 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from traceward.adapters import add_adapter, checkpoint_gradients
 from traceward.planning import forward
 from traceward.planning.architecture import layers_of
 from traceward.planning.forward import TILE, Pass
-from traceward.planning.ledger import END, START, Ledger, Peak, watch_layers
+from traceward.planning.ledger import END, FORWARD, TURN, Ledger, Peak, watch_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 class Peaks(NamedTuple):
-    """Where a pass may hold most: about its turning point, and at its end, when all gradients are there."""
+    """Where a pass may hold most: on its way forward, where it turns, and at its end, when all gradients are there."""
 
-    turn: Peak
-    end: Peak
+    forward: Peak
+    turn: Peak = Peak()
+    end: Peak = Peak()
 
 
-Run = Callable[["PreTrainedModel", Pass], None]
+Run = Callable[["PreTrainedModel", Pass], Tensor | None]
+"""Forward; what it returns goes backward."""
 
 
 def policy_update(what: Pass) -> Peaks:
@@ -46,7 +48,9 @@ def reward_update(what: Pass) -> Peaks:
 def sampling(what: Pass) -> Peaks:
     """Sampling: the pass over the prompts, or the last token's, with keys and values of all before it."""
     return max(
-        _peaks(what, forward.through_prompts), _peaks(what, forward.one_more_token), key=lambda peaks: peaks.turn.total
+        _peaks(what, forward.through_prompts),
+        _peaks(what, forward.one_more_token),
+        key=lambda peaks: peaks.forward.total,
     )
 
 
@@ -77,10 +81,11 @@ def _counted(what: Pass, layers: int, run_it: Run) -> Peaks:
         ledger.leave_out([*model.parameters(), *model.buffers()])
         ledger.leave_out([weight.grad for weight in model.parameters() if weight.grad is not None])
         with ledger:
-            run_it(model, what)
-    start = ledger.peaks[START]
-    end = ledger.peaks.get(END, Peak())
-    return Peaks(start, end)
+            loss = run_it(model, what)
+            if loss is not None:
+                ledger.mark(TURN)
+                forward.backward(loss, what)
+    return Peaks(*(ledger.peaks.get(stretch, Peak()) for stretch in (FORWARD, TURN, END)))
 
 
 def _built(what: Pass, layers: int) -> PreTrainedModel:

@@ -121,15 +121,16 @@ def _check(recipe: Recipe, room: Room) -> None:
 
 def _models(memory: Memory) -> list[dict[str, Any]]:
     recipe, models = memory.recipe, memory.models
+    own = recipe.reward.path
     rows = [("policy", models.policy_model, models.policy_dtype, recipe.policy.adapter.rank, models.policy.trained)]
     rows += [("reward", models.reward_model, models.reward_dtype, recipe.reward.adapter.rank, models.reward.trained)]
     return [
         {
             "part": part,
-            "model": model.name,
+            "model": recipe.policy.path if part == "policy" or own is None else own,
             "parameters": model.size().parameters,
             "dtype": str(dtype).removeprefix("torch."),
-            "in_4bit": recipe.policy.load_in_4bit and (part == "policy" or recipe.reward.path is None),
+            "in_4bit": recipe.policy.load_in_4bit and (part == "policy" or own is None),
             "adapter_rank": rank,
             "learn": trained,
         }
