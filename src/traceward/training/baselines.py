@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer
 
@@ -63,7 +62,7 @@ def supervised_fine_tune(
         args=_sft_arguments(
             settings,
             Path(directory),
-            seed=seed,
+            seed,
             bf16=bf16,
             gradient_checkpointing=gradient_checkpointing,
             report_to=report_to,
@@ -76,24 +75,14 @@ def supervised_fine_tune(
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-def _sft_arguments(
-    settings: SFTSettings,
-    directory: Path,
-    *,
-    seed: int,
-    bf16: bool | None,
-    gradient_checkpointing: bool,
-    report_to: Sequence[str],
-) -> SFTConfig:
+def _sft_arguments(settings: SFTSettings, directory: Path, seed: int, **engine: Any) -> SFTConfig:
     from trl import SFTConfig
 
-    from traceward.training.grpo import run_name
+    from traceward.training.grpo import common_arguments
 
-    on_gpu = torch.cuda.is_available()
     own = per_process(settings.batch, place()[1], key="sft.batch")
     parts = equal_parts(own, settings.traces_per_backward or own)
     return SFTConfig(
-        output_dir=str(directory),
         max_steps=settings.steps,
         per_device_train_batch_size=own // parts,
         gradient_accumulation_steps=parts,
@@ -104,17 +93,8 @@ def _sft_arguments(
         adam_beta2=settings.beta2,
         completion_only_loss=True,
         max_length=None,
-        seed=seed,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=list(report_to) or "none",
-        run_name=run_name(directory),
-        disable_tqdm=True,
-        use_cpu=not on_gpu,
-        bf16=on_gpu if bf16 is None else bf16,
-        gradient_checkpointing=gradient_checkpointing,
         train_sampling_strategy="group_by_length",
-        dataloader_pin_memory=False,
+        **common_arguments(directory, seed, **engine),
     )
 
 

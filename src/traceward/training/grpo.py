@@ -1,4 +1,4 @@
-"""What TRL's GRPO is told: the one place where our settings become its arguments."""
+"""What TRL's trainers are told: the place where our settings become the arguments of its GRPO."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def grpo_arguments(
     join()  # the batch below is that of all processes
     _, processes = place()
     parts = config.parts(processes)
-    on_gpu = torch.cuda.is_available()
     return GRPOConfig(
-        output_dir=str(directory),
         max_steps=config.steps,
         per_device_train_batch_size=config.rollouts // (parts * processes),
         gradient_accumulation_steps=parts,
@@ -55,19 +53,32 @@ def grpo_arguments(
         scale_rewards=str(config.scale_rewards),
         num_iterations=config.iterations,
         max_grad_norm=1.0,
-        use_cpu=not on_gpu,
-        bf16=on_gpu if bf16 is None else bf16,
-        gradient_checkpointing=gradient_checkpointing,
-        seed=seed,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=list(report_to) or "none",
-        run_name=run_name(directory),
-        disable_tqdm=True,
         log_completions=False,
-        dataloader_pin_memory=False,
+        **common_arguments(
+            directory, seed, bf16=bf16, gradient_checkpointing=gradient_checkpointing, report_to=report_to
+        ),
         **vllm_arguments(config),
     )
+
+
+def common_arguments(
+    directory: Path, seed: int, *, bf16: bool | None, gradient_checkpointing: bool, report_to: Sequence[str]
+) -> dict[str, Any]:
+    """What every trainer of TRL's is told, whatever its method. Checkpoints are traceward's own."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(directory),
+        "seed": seed,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu if bf16 is None else bf16,
+        "gradient_checkpointing": gradient_checkpointing,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": list(report_to) or "none",
+        "run_name": run_name(directory),
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
 
 
 def question_rows(

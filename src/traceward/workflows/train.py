@@ -100,10 +100,9 @@ def check(recipe: Recipe, task: Task) -> None:
             "reward.shares_backbone must be false under FSDP and DeepSpeed, which take the weights apart: got true; "
             "launch with recipes/accelerate/ddp.yaml"
         )
-    if recipe.reward.adapter.rank and (under_fsdp() or under_deepspeed()):
+    if recipe.reward.adapter.chosen and (under_fsdp() or under_deepspeed()):
         raise ConfigError(
-            "reward.adapter.rank must be 0 under FSDP and DeepSpeed: got an adapter; launch with "
-            "recipes/accelerate/ddp.yaml"
+            "reward.adapter must be left out under FSDP and DeepSpeed: got one; launch with recipes/accelerate/ddp.yaml"
         )
     if {*recipe.run.arms} - {Arm.SFT}:
         recipe.adversarial.parts(processes)
