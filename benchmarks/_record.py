@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from traceward.data.jsonl import write_json
 from traceward.training.run_directory import PACKAGES, installed_version, source_commit
 
@@ -32,6 +34,7 @@ def record(
                 "machine": platform.machine(),
                 "cores": os.cpu_count(),
                 "threads": os.environ.get("OMP_NUM_THREADS"),
+                **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
                 **{package: installed_version(package) for package in PACKAGES},
             },
             "summary": summary,

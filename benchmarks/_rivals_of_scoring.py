@@ -1,4 +1,4 @@
-"""The work of benchmarks/scoring.py: a model, traces for it, and the ways to score them.
+"""The work of benchmarks/scoring.py and scoring_gpu.py: a model, traces for it, and the ways to score them.
 
 A way is a list of pieces of work, in random order, that together score every trace. Each way is free to plan over all
 traces (sorting by length, for instance), and any part of its pieces is a fair sample of its cost.
@@ -27,11 +27,14 @@ from traceward.rewards.model import RewardModel
 SIZES = {
     "3M": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 4},
     "30M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 9, "num_attention_heads": 8},
+    "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
+    | {"head_dim": 128},
 }
 GROUP, STEPS = 8, 8  # traces of a prompt, steps of a trace
 # Tokens of a prompt and of a completion, together 20 to 600, and whether the traces of a group share their prompt.
 # Prompts are 10, 40 and 10 % of all tokens.
-SHAPES = {
+Shape = tuple[tuple[int, int], tuple[int, int], bool]
+SHAPES: dict[str, Shape] = {
     "short prompts": ((10, 50), (10, 550), True),
     "long prompts": ((12, 240), (8, 360), True),
     "no groups": ((10, 50), (10, 550), False),
@@ -54,9 +57,8 @@ def model_of(size: str, tokenizer: PreTrainedTokenizerBase, kind: str, dtype: to
     """A random Qwen3 with one output; both kinds have the same weights."""
     shape = SIZES[size]
     config = transformers.Qwen3Config(
-        **shape,
+        **{"head_dim": 64, **shape},
         num_key_value_heads=shape["num_attention_heads"] // 2,
-        head_dim=64,
         vocab_size=len(tokenizer),
         max_position_embeddings=2048,
         num_labels=1,
@@ -68,11 +70,11 @@ def model_of(size: str, tokenizer: PreTrainedTokenizerBase, kind: str, dtype: to
     return model.eval()
 
 
-def traces_of(shape: str, prompts: int, tokenizer: PreTrainedTokenizerBase) -> list[EncodedTrace]:
+def traces_of(shape: Shape, prompts: int, tokenizer: PreTrainedTokenizerBase) -> list[EncodedTrace]:
     """Traces of words that are one token each, so that their text has the same ids again."""
     words = [at for at in range(len(tokenizer)) if re.fullmatch(r" [a-z]{2,}", tokenizer.decode([at]))]
     rng = random.Random(0)
-    (low, high), completion, shared = SHAPES[shape]
+    (low, high), completion, shared = shape
     found = []
     for _ in range(prompts):
         prompt = tuple(rng.choices(words, k=rng.randint(low, high)))
@@ -104,6 +106,7 @@ def padded(model: PreTrainedModel, rows: Sequence[list[int]], width: int | None 
     for at, row in enumerate(rows):
         table[at, : len(row)] = torch.tensor(row)
     mask = (torch.arange(table.shape[1]) < lengths[:, None]).long()
+    table, mask = table.to(model.device), mask.to(model.device)
     logits = model(input_ids=table, attention_mask=mask, use_cache=False).logits[..., 0]
     found: list[float] = logits[torch.arange(len(rows)), lengths - 1].tolist()
     return found
@@ -137,7 +140,7 @@ def piped(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, traces: Sequence[EncodedTrace], size: int
 ) -> list[Piece]:
     """The pipeline takes texts and makes their ids itself."""
-    pipe = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer)
+    pipe = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, device=model.device)
     parts = [traces[start : start + 16] for start in range(0, len(traces), 16)]
     found = []
     for part in parts:
@@ -155,7 +158,8 @@ def products(model: PreTrainedModel) -> list[Piece]:
     """The matrix products of the model's layers alone, at the shape of a pass; `tokens` are those of a pass."""
     rows = tokens_per_pass()
     layers = [one for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) and name != "score"]
-    inputs = {size: torch.randn(rows, size) for size in {one.in_features for one in layers}}
+    like = {"device": model.device, "dtype": model.dtype}
+    inputs = {size: torch.randn(rows, size, **like) for size in {one.in_features for one in layers}}
 
     @torch.no_grad()
     def run() -> None:
@@ -165,22 +169,24 @@ def products(model: PreTrainedModel) -> list[Piece]:
     return [Piece(run, rows)] * 64
 
 
-def ways_of(size: str, traces: Sequence[EncodedTrace], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Piece]]:
+def ways_of(
+    size: str,
+    traces: Sequence[EncodedTrace],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> dict[str, list[Piece]]:
     """Every way to score `traces`."""
-    tokens = model_of(size, tokenizer, "TokenClassification", torch.float32)
-    half = model_of(size, tokenizer, "TokenClassification", torch.bfloat16)
-    whole = model_of(size, tokenizer, "SequenceClassification", torch.float32)
-    for copy in (half, whole):
-        copy.load_state_dict(tokens.state_dict())
-    reward, coarse = (
-        RewardModel(backbone=one, tokenizer=tokenizer, head=Head.SCALAR, spec=SPARSE) for one in (tokens, half)
-    )
+    tokens = model_of(size, tokenizer, "TokenClassification", dtype).to(device)
+    whole = model_of(size, tokenizer, "SequenceClassification", dtype).to(device)
+    whole.load_state_dict(tokens.state_dict())
+    reward = RewardModel(backbone=tokens, tokenizer=tokenizer, head=Head.SCALAR, spec=SPARSE)
     rows = [ids_of(trace) for trace in traces]
     by_length = sorted(rows, key=len, reverse=True)
-    return {
+    ways = {
         "ours": ours(reward, traces, (SPARSE,)),
         "ours, every granularity": ours(reward, traces, EVERY),
-        "ours, bfloat16": ours(coarse, traces, (SPARSE,)),
         "padded to 1,024": in_batches_of(tokens, rows, MICRO, width=PADDED),
         "pipeline, batch 1": piped(whole, tokenizer, traces, 1),
         "pipeline, batch 8": piped(whole, tokenizer, traces, 8),
@@ -188,3 +194,9 @@ def ways_of(size: str, traces: Sequence[EncodedTrace], tokenizer: PreTrainedToke
         "sorted, batch 8": in_batches_of(tokens, by_length, 8),
         "matrix products": products(tokens),
     }
+    if dtype is torch.float32:
+        half = model_of(size, tokenizer, "TokenClassification", torch.bfloat16)
+        half.load_state_dict(tokens.state_dict())
+        coarse = RewardModel(backbone=half, tokenizer=tokenizer, head=Head.SCALAR, spec=SPARSE)
+        ways["ours, bfloat16"] = ours(coarse, traces, (SPARSE,))
+    return ways

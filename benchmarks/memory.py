@@ -1,11 +1,15 @@
-"""How well `traceward plan` predicts memory: python benchmarks/memory.py [--quick]
+"""How well `traceward plan` predicts memory: python benchmarks/memory.py [--quick] [--cases CASE ...]
 
 Random models of about 30, 100 and 300 M parameters go through two stages of `traceward train`, each in a process of its
 own: a warm-up of two discriminator updates, and two adversarial steps, the second of which finds all optimiser states
 there. Measured is the highest resident memory of the process less what it held when everything was imported; predicted
 is the plan's fullest moment of that stage. Experts are longer than the longest completion and are cut there, and a
 random model hardly ever ends by itself, so every trace is as long as the plan assumes. Nothing in the plan was fitted
-to these runs. Where there is a GPU, the same runs there are held against torch's own peak.
+to these runs.
+
+Where there is a GPU, models of the shapes of Qwen2.5-0.5B and 3B go through the same with groups of 8 completions of
+1,024 tokens, held against torch's own peak; there the second step's seconds by part say what a policy step costs, with
+policy and reward on one backbone and on two. Results of other cases are kept.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psutil
 import torch
-from _record import record
+from _record import RESULTS, record
 
 from traceward.builtin import TOKENIZER
 from traceward.config import load_recipe
@@ -35,6 +39,7 @@ from traceward.loading import load_tokenizer
 from traceward.planning.memory import Memory
 from traceward.planning.moments import Room
 from traceward.training.run_directory import RunDirectory
+from traceward.training.step_times import PARTS
 from traceward.workflows.inputs import load_task, quiet
 from traceward.workflows.stages import do_stage
 
@@ -55,7 +60,8 @@ ONE_STEP = {
     "evaluation.policy_samples": "1",
     "evaluation.curve_every": "0",
 }
-CASES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+Case = tuple[dict[str, Any], dict[str, str]]  # the model's shape, and settings
+ON_CPU: dict[str, Case] = {
     "qwen2-30M": (
         {"model_type": "qwen2", "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 10}
         | {"num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": True},
@@ -77,26 +83,63 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         | {"adversarial.group": "2", "adversarial.max_new_tokens": "32"},
     ),
 }
-VOCABULARY = 32000
+QWEN_HALF_B = (
+    {"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
+    | {"num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    | {"vocab_size": 151_936, "max_position_embeddings": 2048}
+)  # fmt: skip
+QWEN_3B = QWEN_HALF_B | {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36} | {
+    "num_attention_heads": 16
+}  # fmt: skip
+WHOLE_WEIGHTS = {
+    "policy.bf16": "true",
+    "policy.gradient_checkpointing": "true",
+    "reward.gradient_checkpointing": "true",
+    "critic.positives": "4",
+    "critic.rollouts": "8",
+    "critic.traces_per_pass": "8",
+    "adversarial.questions_per_step": "2",
+    "adversarial.group": "8",
+    "adversarial.max_new_tokens": "1024",
+    "adversarial.rollouts_per_backward": "8",
+}
+TWO_BACKBONES = WHOLE_WEIGHTS | {
+    "policy.dtype": "bfloat16",
+    "policy.adapter.rank": "32",
+    "reward.adapter.rank": "32",
+}
+ONE_BACKBONE = TWO_BACKBONES | {"reward.shares_backbone": "true"}
+ON_GPU: dict[str, Case] = {
+    "qwen2.5-0.5B-lora-shared": (QWEN_HALF_B, ONE_BACKBONE),
+    "qwen2.5-0.5B-lora": (QWEN_HALF_B, TWO_BACKBONES),
+    "qwen2.5-0.5B": (QWEN_HALF_B, WHOLE_WEIGHTS),
+    "qwen2.5-3B-lora-shared": (QWEN_3B, ONE_BACKBONE),
+    "qwen2.5-3B-lora": (QWEN_3B, TWO_BACKBONES),
+}
+PLACE = "gpu" if torch.cuda.is_available() else "cpu"
+CASES = ON_GPU if PLACE == "gpu" else ON_CPU
 
 
 def write_case(name: str, place: Path, *, quick: bool) -> Path:
     """A random model, its data and its recipe."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shape, _ = CASES[name]
+    shape, settings = CASES[name]
+    shape = {"vocab_size": 32_000, "max_position_embeddings": 512} | shape
     if quick:
         shape = shape | {"num_hidden_layers": 4, "hidden_size": 64 * shape["num_attention_heads"] // 2}
     tokenizer = load_tokenizer(TOKENIZER)
     special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    config = AutoConfig.for_model(**shape, vocab_size=VOCABULARY, max_position_embeddings=512, **special)
+    config = AutoConfig.for_model(**shape, **special)
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(place / "model")
+    dtype = getattr(torch, settings.get("policy.dtype", "float32"))
+    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(place / "model")
     tokenizer.save_pretrained(place / "model")
     rng = random.Random(0)
+    terms = max(20, int(settings["adversarial.max_new_tokens"]) // 6)  # a step has more than six tokens
     rows = []
     for number in range(18):
-        numbers = [rng.randrange(10, 99) for _ in range(20 + number % 3)]
+        numbers = [rng.randrange(10, 99) for _ in range(terms + number % 3)]
         sums = [sum(numbers[: at + 1]) for at in range(len(numbers))]
         steps = [f"{sums[at]} + {numbers[at + 1]} = {sums[at + 1]}" for at in range(len(numbers) - 1)]
         question = "Add up " + " and ".join(map(str, numbers[: 3 + number % 3])) + "."
@@ -129,10 +172,18 @@ def child(run: Path, stage: str) -> None:
     torch.set_num_threads(1)
     before = psutil.Process().memory_info().rss
     do_stage(RunDirectory(run), stage)
-    found = {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before}
-    if torch.cuda.is_available():
+    found: dict[str, Any] = {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before}
+    if PLACE == "gpu":
         found = {"peak_bytes": torch.cuda.max_memory_allocated()}
+    if stage == "adversarial":
+        found["step"] = last_step(run)
     print(json.dumps(found))
+
+
+def last_step(run: Path) -> dict[str, float]:
+    """Seconds of the last step by part, and the mean tokens of its completions."""
+    *_, row = (json.loads(line) for line in (run / "metrics" / "adversarial.jsonl").read_text("utf-8").splitlines())
+    return {part: row[f"seconds_{part}"] for part in PARTS} | {"completion_tokens": row["completion_length"]}
 
 
 def measure(name: str, *, quick: bool) -> dict[str, Any]:
@@ -142,17 +193,21 @@ def measure(name: str, *, quick: bool) -> dict[str, Any]:
         recipe = load_recipe(file, overrides_of(name))
         task, tokenizer = load_task(recipe), load_tokenizer(TOKENIZER)
         longest = max(len(encode_prompt(d.problem, recipe.data.format, tokenizer)) for d in task.demonstrations)
-        memory = Memory(recipe, Room(prompt=longest, on_gpu=torch.cuda.is_available()))
+        memory = Memory(recipe, Room(prompt=longest, on_gpu=PLACE == "gpu"))
         moments = memory.moments()
         run = RunDirectory.create(Path(scratch) / "run", recipe)
         found: dict[str, Any] = {"parameters": memory.models.policy_model.size().parameters, "prompt_tokens": longest}
         for stage in ("rollouts", *STAGES):
             command = [sys.executable, __file__, "--child", str(run.path), stage]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            measured = json.loads(done.stdout.strip().splitlines()[-1])["peak_bytes"]
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+            said = json.loads(done.stdout.strip().splitlines()[-1])
+            measured = said["peak_bytes"]
             fullest = max((m for m in moments if m.stage == stage), key=lambda m: m.total)
             found[stage] = {"moment": fullest.name, "predicted": fullest.parts | {"total": fullest.total}}
             found[stage] |= {"measured": measured, "relative_error": fullest.total / measured - 1}
+            if step := said.get("step"):
+                tokens = recipe.adversarial.questions_per_step * recipe.adversarial.group * step["completion_tokens"]
+                found[stage]["step"] = step | {"tokens_per_second": tokens / sum(step[part] for part in PARTS)}
             print(name, stage, fullest.name, f"{fullest.total / 1e9:.3f}", f"{measured / 1e9:.3f} GB", flush=True)
     return found
 
@@ -167,11 +222,28 @@ def main() -> None:
         child(Path(chosen.child[0]), chosen.child[1])
         return
     quiet()
-    found = {name: measure(name, quick=chosen.quick) for name in chosen.cases}
-    errors = [abs(case[stage]["relative_error"]) for case in found.values() for stage in STAGES]
-    place = "gpu" if torch.cuda.is_available() else "cpu"
-    summary: dict[str, float | None] = {f"max_relative_error_{place}": round(max(errors), 4)}
-    print(record("memory", seeds=[0], summary=summary, details=found, quick=chosen.quick))
+    before = RESULTS / ("memory-quick.json" if chosen.quick else "memory.json")
+    found = json.loads(before.read_text(encoding="utf-8"))["details"] if before.exists() else {}
+    for name in chosen.cases:
+        found[name] = measure(name, quick=chosen.quick) | {"place": PLACE}
+        print(record("memory", seeds=[0], summary=summarise(found), details=found, quick=chosen.quick), flush=True)
+
+
+def summarise(found: dict[str, Any]) -> dict[str, float | None]:
+    """The worst prediction of each place, and what steps cost where they were timed on a GPU."""
+    summary: dict[str, float | None] = {}
+    for place in ("cpu", "gpu"):
+        cases = [case for case in found.values() if case["place"] == place]
+        if cases:
+            errors = [abs(case[stage]["relative_error"]) for case in cases for stage in STAGES]
+            summary[f"max_relative_error_{place}"] = round(max(errors), 4)
+    for name, case in found.items():
+        if case["place"] == "gpu":
+            step = case["adversarial"]["step"]
+            summary |= {f"{name}.{part}_seconds": step[part] for part in PARTS}
+            summary[f"{name}.tokens_per_second"] = step["tokens_per_second"]
+            summary[f"{name}.peak_gb"] = case["adversarial"]["measured"] / 1e9
+    return summary
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ import argparse
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from _record import record
-from _rivals_of_scoring import EVERY, PER_CALL, SHAPES, SIZES, STEPS, Piece, ids_of, traces_of, ways_of
+from _rivals_of_scoring import EVERY, PER_CALL, SHAPES, STEPS, Piece, ids_of, traces_of, ways_of
 
 from traceward.builtin import TOKENIZER
 from traceward.data.formats import EncodedTrace
@@ -32,10 +32,11 @@ from traceward.loading import load_tokenizer
 from traceward.rewards.batches import by_length, tokens_per_pass
 from traceward.workflows.inputs import quiet
 
+SIZES = ("3M", "30M")
 PLAIN = ("pipeline, batch 1", "pipeline, batch 8", "sorted, batch 8")
 
 
-def agree(ways: Mapping[str, Sequence[Piece]]) -> float:
+def agree(ways: Mapping[str, Sequence[Piece]], most: float = 1e-4) -> float:
     """The largest difference between the scores of ways that go through the same traces in the same order, over the
     largest score: what is compared must be the same numbers."""
     plain, others = ways["pipeline, batch 1"][0].run(), ("padded to 1,024", "ours", "ours, every granularity")
@@ -46,12 +47,14 @@ def agree(ways: Mapping[str, Sequence[Piece]]) -> float:
     }
     size = max(map(abs, plain))
     error = max(abs(a - b) for name in others for a, b in zip(plain, found[name], strict=False)) / size
-    assert error < 1e-4, error
+    assert error < most, error
     return error
 
 
-def race(ways: Mapping[str, Sequence[Piece]], seconds: float) -> dict[str, dict[str, float]]:
-    """Tokens a second of each way: `seconds` of its pieces in random order, or all of them."""
+def race(
+    ways: Mapping[str, Sequence[Piece]], seconds: float, clock: Callable[[], float] = time.process_time
+) -> dict[str, dict[str, float]]:
+    """Tokens a second of each way: `seconds` of its pieces in random order, or all of them.   clock: of `seconds`."""
     rng = random.Random(0)
     left = {name: rng.sample(pieces, len(pieces)) for name, pieces in ways.items()}
     used, tokens, wall = (dict.fromkeys(ways, 0.0) for _ in range(3))
@@ -60,13 +63,13 @@ def race(ways: Mapping[str, Sequence[Piece]], seconds: float) -> dict[str, dict[
     while waiting := [name for name in ways if left[name] and used[name] < seconds]:
         name = min(waiting, key=lambda one: used[one])
         piece = left[name].pop()
-        clock, since = time.perf_counter(), time.process_time()
+        began, since = time.perf_counter(), clock()
         piece.run()
-        used[name] += time.process_time() - since
-        wall[name] += time.perf_counter() - clock
+        used[name] += clock() - since
+        wall[name] += time.perf_counter() - began
         tokens[name] += piece.tokens
     return {
-        name: {"tokens_per_second": tokens[name] / used[name], "tokens": tokens[name], "cpu_seconds": used[name],
+        name: {"tokens_per_second": tokens[name] / used[name], "tokens": tokens[name], "seconds": used[name],
                "wall_seconds": wall[name]}
         for name in ways
     }  # fmt: skip
@@ -86,28 +89,35 @@ def passed(traces: Sequence[EncodedTrace]) -> int:
 def measure(size: str, shape: str, prompts: int, seconds: float) -> dict[str, Any]:
     """One size and shape: the rates and their ratios."""
     tokenizer = load_tokenizer(TOKENIZER)
-    traces = traces_of(shape, prompts, tokenizer)
+    traces = traces_of(SHAPES[shape], prompts, tokenizer)
     ways = ways_of(size, traces, tokenizer)
     error = agree(ways)
-    found = race(ways, seconds)
+    return compared(race(ways, seconds), traces) | {"largest_relative_difference": error}
+
+
+def compared(found: Mapping[str, Mapping[str, float]], traces: Sequence[EncodedTrace]) -> dict[str, Any]:
+    """What the rates say of each other."""
     rate = {name: row["tokens_per_second"] for name, row in found.items()}
     total = sum(len(ids_of(trace)) for trace in traces)
     best = max(PLAIN, key=lambda name: rate[name])
+    ratios = {
+        "ratio_padded": rate["ours"] / rate["padded to 1,024"],
+        "ratio_prefix": rate["ours, every granularity"] / rate["growing prefixes"],
+        "ratio_best_plain": rate["ours"] / rate[best],
+        "dense_over_sparse": rate["ours"] / rate["ours, every granularity"],
+        "peak_share": rate["ours"] * passed(traces) / total / rate["matrix products"],
+    }
+    if "ours, bfloat16" in rate:
+        ratios["bfloat16_over_float32"] = rate["ours, bfloat16"] / rate["ours"]
     return {
         "traces": len(traces),
         "tokens": total,
         "prompt_share": sum(len(trace.prompt_ids) for trace in traces) / total,
         "steps_per_trace": STEPS,
         "tokens_per_pass": tokens_per_pass(),
-        "largest_relative_difference": error,
         "ways": found,
         "best_plain": best,
-        "ratio_padded": rate["ours"] / rate["padded to 1,024"],
-        "ratio_prefix": rate["ours, every granularity"] / rate["growing prefixes"],
-        "ratio_best_plain": rate["ours"] / rate[best],
-        "dense_over_sparse": rate["ours"] / rate["ours, every granularity"],
-        "bfloat16_over_float32": rate["ours, bfloat16"] / rate["ours"],
-        "peak_share": rate["ours"] * passed(traces) / total / rate["matrix products"],
+        **ratios,
     }
 
 

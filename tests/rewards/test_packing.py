@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,9 +22,11 @@ from transformers import (
 from traceward.data.formats import EncodedTrace
 from traceward.data.segmentation import Segmenter
 from traceward.records import Granularity, UnitSpec
+from traceward.rewards import segments as attention
 from traceward.rewards.batches import TraceBatch, collate
 from traceward.rewards.heads import scalar_values, token_logprobs
 from traceward.rewards.packing import can_pack, pack
+from traceward.rewards.segments import Segment
 
 VOCABULARY = 50
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -78,14 +81,69 @@ def test_a_layout_by_hand() -> None:
     assert packed.index.tolist() == [0, 1, 2, 3, 4, 8, 9, 12, 13, 14]
     assert packed.position.tolist() == [0, 1, 2, 3, 4, 2, 3, 0, 1, 2]
     assert packed.before.tolist() == [1, 2, 3, 1, 5, 7, 8]  # the second trace's first token follows the prompt's last
-    assert [(one.start, one.stop, one.prompt) for one in packed.segments] == [
-        (0, 5, None),
-        (5, 7, slice(0, 2)),
-        (7, 10, None),
-    ]
-    mask = packed.segments[1].mask
+    assert packed.segments.each == (Segment(0, 5), Segment(5, 7, slice(0, 2)), Segment(7, 10))
+    first, mask, last = packed.segments.masks
+    assert first is last is None
     assert mask is not None
     assert mask.tolist() == [[0, 0, 0, -torch.inf], [0, 0, 0, 0]]
+    lengths = packed.segments.lengths
+    assert lengths.keys is not None
+    assert lengths.keys.tolist() == [0, 1, 2, 3, 4, 0, 1, 5, 6, 7, 8, 9]
+    assert lengths.ends_queries.tolist() == [0, 5, 7, 10]
+    assert lengths.ends_keys.tolist() == [0, 5, 9, 12]
+    assert (lengths.most_queries, lengths.most_keys) == (5, 5)
+
+
+def flash(  # noqa: PLR0917  the kernel's own signature
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ends_queries: torch.Tensor,
+    ends_keys: torch.Tensor,
+    most_queries: int,
+    most_keys: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+) -> torch.Tensor:
+    """What FlashAttention promises of sequences of many lengths, in float64: the last query sees all keys."""
+    assert window_size == (-1, 0)
+    found = []
+    for (a, b), (c, d) in zip(*(pairwise(ends.tolist()) for ends in (ends_queries, ends_keys)), strict=True):
+        assert b - a <= most_queries
+        assert d - c <= most_keys
+        seen = torch.ones(b - a, d - c, dtype=torch.bool).tril((d - c) - (b - a))
+        q, k, v = (table.double().transpose(0, 1) for table in (query[a:b], key[c:d], value[c:d]))
+        weights = (q @ k.transpose(1, 2) * (q.shape[-1] ** -0.5 if scale is None else scale)).masked_fill(~seen, -1e300)
+        found.append((weights.softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(found).to(query.dtype)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_all_traces_at_once_attend_as_one_by_one(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "varlen_attn", flash)
+    prompts = [0, 0, 0, 1, 1] if shared else range(5)
+    packed = pack([3, 3, 3, 2, 2], [5, 4, 9, 8, 3], prompts, width=9, like=torch.zeros(()))
+    torch.manual_seed(0)
+    tables = torch.randn(3, 1, 4, len(packed.index), 8)
+    for scaling in (None, 0.2):
+        expected = attention.one_by_one(*tables, packed.segments, scaling)
+        assert torch.allclose(attention.at_once(*tables, packed.segments, scaling), expected, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlashAttention needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_gpu_attends_to_all_traces_at_once_in_half_precision(dtype: torch.dtype) -> None:
+    packed = pack([70, 70, 70, 2, 2], [300, 71, 90, 80, 3], [0, 0, 0, 1, 1], width=300, like=torch.zeros(()).cuda())
+    torch.manual_seed(0)
+    tables = torch.randn(3, 1, 4, len(packed.index), 64).cuda()
+    expected = attention.one_by_one(*tables, packed.segments, None)
+    half = tables.to(dtype)
+    assert attention.can_at_once(half[0]) is False  # gradients may flow
+    with torch.no_grad():
+        assert attention.can_at_once(half[0])
+        found = attention.at_once(*half, packed.segments, None)
+    assert torch.allclose(found.float(), expected, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])

@@ -77,8 +77,7 @@ class Memory:
             shared = self.models.policy_base if self.recipe.reward.shares_backbone else 0.0
             stands += Holding(critic.weights + self.models.reward_frozen - shared)
         learns = arm is Arm.ADVERSARIAL and self.recipe.adversarial.critic_updates_most > 0
-        # A critic's gradients stay until its next update goes backward.
-        learned = Holding(0.0, critic.learned, critic.states) if learns else Holding()
+        learned = Holding(0.0, 0.0, critic.states) if learns else Holding()
         between = stands + learned + Holding(0.0, 0.0, policy.states)
         if not self.room.on_gpu:
             yield _loading(stage, self.models.policy_base)
@@ -111,18 +110,16 @@ class Memory:
         peaks: Peaks,
         *,
         accumulates: bool = False,
-        late_zero: bool = False,
     ) -> Moment:
         """The fullest of three points: on the way there, where it turns, and the end, when all gradients are there.
 
         accumulates: whether those of an earlier part are there all along, so that the pass did not bring them.
-        late_zero: whether those of the last update go between the way there and the way back.
         """
         stands += Holding(0.0, 0.0, learner.states)
         whole = stands + Holding(0.0, learner.learned)
         brought = Peak(0.0 if accumulates else learner.whole)
         points = (
-            _moment(stage, part, whole if accumulates or late_zero else stands, peaks.forward, learner.brought),
+            _moment(stage, part, whole if accumulates else stands, peaks.forward, learner.brought),
             _moment(stage, part, whole if accumulates else stands, peaks.turn, learner.brought),
             _moment(stage, part, whole, peaks.end + brought * -1, learner.brought),
         )
@@ -133,7 +130,7 @@ class Memory:
         copies; transformers', which moves policies, is fused and takes none."""
         learner, batch = self.models.reward, self.batches.reward_update()
         found = reward_update(batch)
-        passed = self._update(stage, part, learner, stands, found, accumulates=batch.accumulates, late_zero=True)
+        passed = self._update(stage, part, learner, stands, found, accumulates=batch.accumulates)
         roots = Peak(learner.learned if self.room.on_gpu else 2 * learner.largest)
         stepping = _moment(stage, part, stands + Holding(0.0, learner.learned, learner.states), roots, 0.0)
         return max(passed, stepping, key=lambda moment: moment.total)

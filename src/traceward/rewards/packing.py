@@ -1,15 +1,15 @@
 """Traces laid end to end: no padding, and a prompt that several of them share goes through the model once.
 
 All tokens of a batch stand in one row, so every layer but attention sees one matrix of real tokens, of one size
-whatever the lengths. Attention runs trace by trace. The first trace of a prompt brings it along; the others hold
-their completion only, and attend to the prompt's keys and values where that one has left them.
+whatever the lengths; attention stays inside a trace (traceward.rewards.segments). The first trace of a prompt brings it
+along; the others hold their completion only, and attend to the prompt's keys and values where that one has left them.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -17,10 +17,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 from traceward.rewards.batches import TraceBatch
+from traceward.rewards.segments import Segment, Segments, at_once, can_at_once, one_by_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,19 +28,6 @@ if TYPE_CHECKING:
 _NAME = "traceward_packed"
 _OTHER = ("position_bias", "s_aux", "softcap")  # what some models add to attention, and this one lacks
 _agrees: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A trace in the row, `start` to `stop`; `prompt` says where the first tokens that it lacks are, if it lacks any.
-
-    mask: (tokens, prompt + tokens) added to attention's scores, None where there is no prompt elsewhere.
-    """
-
-    start: int
-    stop: int
-    prompt: slice | None = None
-    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +41,13 @@ class Packed:
     index: Tensor
     position: Tensor
     before: Tensor
-    segments: tuple[Segment, ...]
+    segments: Segments
 
 
 def pack(starts: Sequence[int], lengths: Sequence[int], prompts: Sequence[int], *, width: int, like: Tensor) -> Packed:
     """The layout of traces that are rows of a (B, `width`) table.
 
-    starts: of the completions.   prompts: equal where traces share theirs.   like: gives masks their type and device.
+    starts: of the completions.   prompts: equal where traces share theirs.   like: a weight of the model.
     """
     first: dict[int, int] = {}  # where in the row each prompt begins
     index, position, before, segments = [], [], [], []
@@ -73,24 +60,15 @@ def pack(starts: Sequence[int], lengths: Sequence[int], prompts: Sequence[int], 
         position.append(own)
         stop = place + length - skipped
         before.append(torch.cat([torch.tensor([at + start - 1]), torch.arange(place + start - skipped, stop - 1)]))
-        if skipped:
-            segments.append(Segment(place, stop, slice(at, at + start), _behind(start, length, like)))
-        else:
-            segments.append(Segment(place, stop))
+        segments.append(Segment(place, stop, slice(at, at + start) if skipped else None))
         place = stop
     rows, positions, predictors = (torch.cat(parts).to(like.device) for parts in (index, position, before))
-    return Packed(rows, positions, predictors, tuple(segments))
-
-
-def _behind(prompt: int, length: int, like: Tensor) -> Tensor:
-    """What lets token t of a completion see the prompt and the completion's tokens up to itself."""
-    seen = torch.ones(length - prompt, length, dtype=torch.bool, device=like.device).tril(prompt)
-    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, -torch.inf)
+    return Packed(rows, positions, predictors, Segments(tuple(segments), like))
 
 
 def pack_batch(model: PreTrainedModel, batch: TraceBatch) -> Packed:
     """The layout of a batch for `model`; on a GPU each trace keeps its own prompt where gradients flow (see
-    `_behind_prompt`)."""
+    traceward.rewards.segments)."""
     lengths = batch.attention_mask.sum(1).tolist()
     like = next(model.parameters())
     alone = like.device.type == "cuda" and torch.is_grad_enabled()
@@ -127,7 +105,7 @@ def _attend(
     value: Tensor,
     _attention_mask: Tensor | None,
     *,
-    segments: Sequence[Segment],
+    segments: Segments,
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
@@ -135,28 +113,8 @@ def _attend(
     if any(options.get(name) is not None for name in _OTHER):
         raise NotImplementedError
     key, value = (table.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for table in (key, value))
-    # Cut once: a slice of its own would cost the backward pass a whole table for each trace.
-    lengths = [one.stop - one.start for one in segments]
-    own = zip(*(torch.split(table, lengths, 2) for table in (query, key, value)), strict=True)
-    found = []
-    for one, (queries, own_keys, own_values) in zip(segments, own, strict=True):
-        if one.prompt is None:
-            found.append(_sdpa(queries, own_keys, own_values, is_causal=True, scale=scaling))
-            continue
-        keys = torch.cat([key[:, :, one.prompt], own_keys], 2)
-        values = torch.cat([value[:, :, one.prompt], own_values], 2)
-        with _behind_prompt(query.device):
-            found.append(_sdpa(queries, keys, values, attn_mask=one.mask, scale=scaling))
-    return torch.cat(found, 2).transpose(1, 2), None
-
-
-_sdpa = nn.functional.scaled_dot_product_attention
-
-
-def _behind_prompt(device: torch.device) -> AbstractContextManager[None]:
-    """Under a mask PyTorch's memory-efficient kernel has given NaN on GPUs, more so in its backward pass
-    (pytorch/pytorch issues 124877 and 178251; two of our runs, docs/LOG.md). There the plain one serves."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
+    attend = at_once if can_at_once(query) else one_by_one
+    return attend(query, key, value, segments, scaling).transpose(1, 2), None
 
 
 AttentionInterface.register(_NAME, _attend)

@@ -213,7 +213,6 @@ class Learner:
         value = loss(tables)
         gradients = torch.autograd.grad(value, moved)
         with self._steps_now():
-            self.optimiser.zero_grad()
             for at, (part, own) in enumerate(mine):
                 with self._reducing(at == len(mine) - 1):
                     again = found[at] if once else self._run(partial(pass_of, part))
@@ -227,6 +226,7 @@ class Learner:
                     self._backward(torch.stack(pulled).sum())
             norm = self._clip()
             self.optimiser.step()
+            self.optimiser.zero_grad()  # the policy's turn comes, and then a forward pass: gradients need not stand by
         return Step(value.item(), tuple(table.detach() for table in tables), norm)
 
     @contextmanager
