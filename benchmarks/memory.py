@@ -22,6 +22,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from traceward.data.jsonl import write_jsonl
 from traceward.loading import load_tokenizer
 from traceward.planning.memory import Memory
 from traceward.planning.moments import Room
-from traceward.training.run_directory import RunDirectory
+from traceward.training.run_directory import RunDirectory, source_commit
 from traceward.training.step_times import PARTS
 from traceward.workflows.inputs import load_task, quiet
 from traceward.workflows.stages import do_stage
@@ -225,7 +226,10 @@ def main() -> None:
     before = RESULTS / ("memory-quick.json" if chosen.quick else "memory.json")
     found = json.loads(before.read_text(encoding="utf-8"))["details"] if before.exists() else {}
     for name in chosen.cases:
-        found[name] = measure(name, quick=chosen.quick) | {"place": PLACE}
+        where = {"place": PLACE, "commit": source_commit(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
+        if PLACE == "gpu":
+            where["gpu"] = torch.cuda.get_device_name()
+        found[name] = measure(name, quick=chosen.quick) | where
         print(record("memory", seeds=[0], summary=summarise(found), details=found, quick=chosen.quick), flush=True)
 
 

@@ -124,7 +124,8 @@ def test_batches_become_passes(recipe_of: Callable[..., Recipe], nothing_passes:
     # 4 experts, 4 corruptions and 8 rollouts, in two parts.
     assert (reward.rows, reward.accumulates) == ((2, 2, 2, 2), True)
     assert sampling.rows == (16,)
-    assert scoring.rows == (8192 // 24,)
+    assert scoring.rows == (16,)  # all of a step's; of longer ones, as many of one prompt as 8,192 tokens hold
+    assert next(Memory(recipe_of(adversarial={"max_new_tokens": 1024}), Room(prompt=8)).batches.scoring()).rows == (7,)
     assert (policy.rows, policy.accumulates, policy.bf16, reward.bf16) == ((4,), True, True, False)
     nothing_passes.clear()
     by_name(recipe_of(run={"arms": ["sft"]}, sft={"batch": 6, "traces_per_backward": 4}))

@@ -224,7 +224,8 @@ def test_gradients_are_those_of_each_trace_alone(kind: str, device: str, segment
         packed = found[name]
         assert packed is not None, name
         assert parameter.grad is not None, name
-        assert torch.allclose(packed, parameter.grad, atol=1e-5 * parameter.grad.abs().max().item()), name
+        error = (packed - parameter.grad).abs().max() / parameter.grad.abs().max()
+        assert error < 1e-5, (name, error)
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated:FutureWarning")

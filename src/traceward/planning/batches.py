@@ -102,7 +102,8 @@ class Batches:
     def scoring(self) -> Iterator[Pass]:
         """A row of traces through the reward; where units have rewards, through the policy too."""
         config = self.recipe.adversarial
-        rows = max(1, tokens_per_pass(on_gpu=self.room.on_gpu) // config.max_new_tokens)
+        fitting = (tokens_per_pass(on_gpu=self.room.on_gpu) - self.room.prompt) // config.max_new_tokens
+        rows = max(1, min(fitting, config.rollouts // self.room.gpus))  # of one prompt, which counts once
         yield self._reward((rows,))
         if config.credit is not Credit.CONSENSUS:
             yield self._policy(rows)

@@ -162,26 +162,24 @@ def through_scoring(model: PreTrainedModel, what: Pass) -> None:
 
 def _values(model: PreTrainedModel, what: Pass, rows: int) -> Tensor:
     """`scalar_values` or `token_logprobs` of traceward.rewards.heads, without what depends on the ids."""
+    found: Tensor
+    targets = _ids(rows, what.completion).flatten()
     if what.padded or (model.training and repeats(model)):
         ids = _ids(rows, what.width)
         keep: dict[str, Any] = {} if what.scalar else {"logits_to_keep": what.completion + 1}
         keep |= {"use_cache": False} if repeats(model) else {}  # transformers turns it off there too, and says so
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **keep).logits
-        targets = _ids(rows, what.completion).flatten()
-        found = logits if what.scalar else logits[:, :-1]
+        own = slice(None) if what.scalar else slice(-1)
+        found = model(input_ids=ids, attention_mask=torch.ones_like(ids), **keep).logits[:, own].float()
     else:
         with unset_fake_temporarily():
             weight = torch.empty(0, dtype=what.dtype)
             packed = pack([what.prompt] * rows, [what.width] * rows, range(rows), width=what.width, like=weight)
         with packed_attention(model):
             keep = {} if what.scalar else {"logits_to_keep": packed.before}
-            found = run(model, _ids(rows, what.width), packed, **keep).logits
-        targets = _ids(rows, what.completion).flatten()
-    if what.scalar:
-        values: Tensor = found[..., 0].float()
-        return values
-    found = found.float() / 1.0  # the temperature: a table of its own, and the model's is gone where nothing holds it
-    return -nn.functional.cross_entropy(found.flatten(0, 1), targets, reduction="none")
+            found = run(model, _ids(rows, what.width), packed, **keep).logits.float()
+    return (
+        found[..., 0] if what.scalar else -nn.functional.cross_entropy(found.flatten(0, 1), targets, reduction="none")
+    )
 
 
 def _slopes(model: PreTrainedModel, what: Pass) -> Tensor:

@@ -128,17 +128,29 @@ def token_logprobs(model: PreTrainedModel, batch: TraceBatch, *, temperature: fl
         return _packed_logprobs(model, batch, temperature)
     width = batch.input_ids.shape[1]
     first = max(1, int(batch.start.min()))
-    out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=width - first + 1)
-    logits, targets = out.logits[:, :-1].float() / temperature, batch.input_ids[:, first:]
+    logits = _cooled(
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, logits_to_keep=width - first + 1).logits[
+            :, :-1
+        ],
+        temperature,
+    )
+    targets = batch.input_ids[:, first:]
     losses = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return nn.functional.pad(-losses.view_as(targets), (first, 0))
+
+
+def _cooled(logits: Tensor, temperature: float) -> Tensor:
+    """In float32, at the temperature. A table of logits is the largest thing of all: no copy of it is made in vain, and
+    none is kept."""
+    logits = logits.float()
+    return logits if temperature == 1.0 else logits / temperature
 
 
 def _packed_logprobs(model: PreTrainedModel, batch: TraceBatch, temperature: float) -> Tensor:
     """`token_logprobs` without padding; 0 off the completions."""
     packed, inside = pack_batch(model, batch), batch.unit >= 0
     with packed_attention(model):
-        logits = run(model, batch.input_ids, packed, logits_to_keep=packed.before).logits[0].float() / temperature
+        logits = _cooled(run(model, batch.input_ids, packed, logits_to_keep=packed.before).logits[0], temperature)
     losses = nn.functional.cross_entropy(logits, batch.input_ids[inside], reduction="none")
     return torch.zeros(inside.shape, device=inside.device).masked_scatter(inside, -losses)
 
