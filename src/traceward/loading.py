@@ -170,6 +170,7 @@ def _load(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of other sizes
         raise ConfigError(_cannot_open("model", name, error)) from error
     if load_in_4bit:  # made when they were read: not the file's memory, and already in their place
+        _as_they_are(model)
         return model.eval()
     _own_memory(model)
     return model.to(place).eval()
@@ -187,6 +188,14 @@ def _four_bits(compute: torch.dtype) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
+
+
+def _as_they_are(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from packing weights anew, in place, when a model is evaluated on some CPUs: scores would then
+    round otherwise, and no gradient gets through packed weights, which other models may stand on."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _own_memory(model: PreTrainedModel) -> None:

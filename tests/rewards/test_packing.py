@@ -125,7 +125,8 @@ def test_all_traces_at_once_attend_as_one_by_one(shared: bool, monkeypatch: pyte
     prompts = [0, 0, 0, 1, 1] if shared else range(5)
     packed = pack([3, 3, 3, 2, 2], [5, 4, 9, 8, 3], prompts, width=9, like=torch.zeros(()))
     torch.manual_seed(0)
-    tables = torch.randn(3, 1, 4, len(packed.index), 8)
+    query, key, value = torch.randn(3, 1, 4, len(packed.index), 8)
+    tables = query, key[:, :2], value[:, :2]  # two queries to a key
     for scaling in (None, 0.2):
         expected = attention.one_by_one(*tables, packed.segments, scaling)
         assert torch.allclose(attention.at_once(*tables, packed.segments, scaling), expected, atol=1e-6)
@@ -136,9 +137,10 @@ def test_all_traces_at_once_attend_as_one_by_one(shared: bool, monkeypatch: pyte
 def test_a_gpu_attends_to_all_traces_at_once_in_half_precision(dtype: torch.dtype) -> None:
     packed = pack([70, 70, 70, 2, 2], [300, 71, 90, 80, 3], [0, 0, 0, 1, 1], width=300, like=torch.zeros(()).cuda())
     torch.manual_seed(0)
-    tables = torch.randn(3, 1, 4, len(packed.index), 64).cuda()
+    query, key, value = torch.randn(3, 1, 4, len(packed.index), 64).cuda()
+    tables = query, key[:, :2], value[:, :2]
     expected = attention.one_by_one(*tables, packed.segments, None)
-    half = tables.to(dtype)
+    half = tuple(table.to(dtype) for table in tables)
     assert attention.can_at_once(half[0]) is False  # gradients may flow
     with torch.no_grad():
         assert attention.can_at_once(half[0])

@@ -10,6 +10,7 @@ import torch
 
 from traceward.adapters import CONFIG, is_adapted, share_weights
 from traceward.config import Arm, resolve
+from traceward.data.formats import EncodedTrace
 from traceward.data.jsonl import write_jsonl
 from traceward.data.tasks import stories
 from traceward.errors import ConfigError
@@ -79,6 +80,26 @@ def test_a_run_of_adapters(tmp_path: Path, policy: Path, head: str, monkeypatch:
     assert any(not torch.equal(trained.state_dict()[name], tuned.state_dict()[name]) for name in names)
     assert is_adapted(RewardModel.load(run.path / "reward-after").backbone)
     assert judge_run(run)["rerank"]["reward"] is not None
+
+
+def test_a_run_of_adapters_on_weights_in_4_bit(tmp_path: Path, policy: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    tree = tree_of(tmp_path, policy, start="base", shares_backbone=True)
+    tree["policy"]["load_in_4bit"] = True
+    tree["run"]["start"] = "base"
+    run = RunDirectory.create(tmp_path / "run", resolve(tree, where="test"))
+    quiet()
+    for stage in (stages.rollouts, stages.samples, stages.reward):
+        stage(run)
+    arm(run, Arm.ADVERSARIAL)
+    learned, again = (RewardModel.load(run.path / place) for place in ("reward-after", "reward-after"))
+    assert {type(module).__name__ for module in learned.backbone.modules()} >= {"Linear4bit"}
+    traces = [EncodedTrace((5, 6, 7), tuple(range(10, 14 + at))) for at in range(4)]
+    scores = [found.exported for found in learned.score_encoded(traces)]
+    assert scores == [found.exported for found in again.score_encoded(traces)]
+    assert scores != [found.exported for found in RewardModel.load(run.path / "reward").score_encoded(traces)]
+    trained, _ = load_policy(run.path / "policies/adversarial", policy)
+    assert any(weight.abs().any() for name, weight in trained.state_dict().items() if ".lora_B." in name)
 
 
 @pytest.mark.parametrize(

@@ -109,10 +109,10 @@ def _attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: (1, heads, N, D) in, (1, N, heads, D) out."""
+    """Attention as transformers calls it: (1, heads, N, D) in, of keys and values maybe fewer heads; (1, N, heads, D)
+    out."""
     if any(options.get(name) is not None for name in _OTHER):
         raise NotImplementedError
-    key, value = (table.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for table in (key, value))
     attend = at_once if can_at_once(query) else one_by_one
     return attend(query, key, value, segments, scaling).transpose(1, 2), None
 

@@ -98,7 +98,9 @@ def _ends(lengths: Sequence[int], device: torch.device) -> Tensor:
 
 
 def one_by_one(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None) -> Tensor:
-    """(1, heads, N, D) each -> the same of the attended values."""
+    """(1, heads, N, D) of queries, (1, heads or fewer, N, D) of keys and values -> the first of attended values."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (table.repeat_interleave(groups, dim=1) for table in (key, value))
     # Cut once: a slice of its own would cost the backward pass a whole table for each trace.
     lengths = [one.stop - one.start for one in segments.each]
     own = zip(*(torch.split(table, lengths, 2) for table in (query, key, value)), strict=True)
@@ -139,10 +141,11 @@ def can_at_once(query: Tensor) -> bool:
 
 def at_once(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None) -> Tensor:
     """`one_by_one` in one kernel. Its causal mask is aligned to the last query and the last key of each trace."""
-    lengths = segments.lengths
+    lengths, groups = segments.lengths, query.shape[1] // key.shape[1]
     queries, keys, values = (table[0].transpose(0, 1) for table in (query, key, value))
-    if lengths.keys is not None:
+    if lengths.keys is not None:  # gathered first: fewer heads are there yet
         keys, values = keys[lengths.keys], values[lengths.keys]
+    keys, values = (table.repeat_interleave(groups, dim=1) for table in (keys, values))
     found: Any = varlen_attn(
         queries.contiguous(),
         keys.contiguous(),
