@@ -152,6 +152,18 @@ def test_a_limit_refuses_and_what_is_left_must_be_enough() -> None:
     assert caught.value.problems[0] == "train:4: question: must be short: got more; shorten it"
 
 
+def test_a_row_that_is_too_long_pushes_no_other_out() -> None:
+    def limit(item: Demonstration | Problem) -> None:
+        if isinstance(item, Demonstration) and len(item.trace.steps) > 1:
+            raise FieldError("steps", "must be short: got more; shorten it")
+
+    wordy = [{**row, "steps": ["Let us see.", *row["steps"]]} for row in solved(9)]
+    sources = [Source("train", "train", solved(*range(14))), Source("test", "test", wordy + solved(20))]
+    found = prepare(sources, convert_with(dict), questions=True, limit=limit)
+    assert 9 in numbers([*found.parts["train"], *found.parts["validation"]])
+    assert [(path, fault.line, fault.field) for path, fault in found.refused] == [("test", 1, "steps")]
+
+
 # ---- what recipes make of it -----------------------------------------------------------------------------------------
 
 

@@ -146,6 +146,24 @@ def test_questions_without_solutions_go_to_files_of_their_own(source: Path, tmp_
     assert sum(len(part.demonstrations) for part in parts) == 60
 
 
+def test_a_file_of_questions_beside_my_own_demonstrations(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    write_jsonl(mine / "train.jsonl", official("jsonl", *range(60)))
+    write_jsonl(mine / "test.jsonl", official("jsonl", *range(100, 120)))
+    rows = [{"question": f"What is {n} + 3?", "answer": str(n + 3)} for n in (5, 300, 301)]
+    write_jsonl(mine / "questions.jsonl", [*rows, {"question": "Why?"}])
+    assert run("jsonl", mine, "--out", tmp_path / "ready", "--json", tmp_path / "data.json") == 0
+    asked = read_questions(tmp_path / "ready" / "questions.jsonl")
+    assert [(problem.question, problem.answer) for problem in asked] == [
+        *((row["question"], row["answer"]) for row in rows[1:]),
+        ("Why?", None),
+    ]
+    found = json.loads((tmp_path / "data.json").read_text(encoding="utf-8"))
+    assert (found["known"], found["understood"]["shape"]) == (1, "prompt/completion with <think>")
+    assert run("jsonl", mine / "questions.jsonl", "--out", tmp_path / "alone") == 2
+
+
 def test_rows_too_long_for_a_tokenizer_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [*official("gsm8k", *range(60)), {"question": "Why " * 80, "answer": "So.\n#### 1"},
             {"question": "What?", "answer": "So " * 80 + "\n#### 1"}]  # fmt: skip

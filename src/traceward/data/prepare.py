@@ -31,7 +31,8 @@ from traceward.records import Demonstration, Problem
 AT_LEAST = {TRAIN: 4, TEST: 1}
 _ORDER = (TEST, VALIDATION, TRAIN, "", TEST_QUESTIONS, QUESTIONS)  # what stands earlier keeps its questions
 _Item = Demonstration | Problem
-Reader = Callable[[Iterator[tuple[int, Row]], Faults], Iterator[tuple[int, Row]]]
+Reader = Callable[[Iterator[tuple[int, Row]], Faults, bool], Iterator[tuple[int, Row]]]
+"""Numbered rows, where faults go, and whether rows may be questions only -> rows in our schema."""
 Limit = Callable[[_Item], None]
 
 
@@ -81,20 +82,20 @@ class _Read:
 
 def convert_with(convert: Callable[[Row], Row]) -> Reader:
     """A reader of rows that `convert` maps one by one."""
-    return lambda rows, faults: converted(rows, convert, faults)
+    return lambda rows, faults, _: converted(rows, convert, faults)
 
 
 def prepare(sources: Sequence[Source], read: Reader, *, questions: bool, limit: Limit | None = None) -> Prepared:
     """Read, check and part every source.
 
-    questions: rows without reasoning are questions, else they are broken.   limit: raises FieldError for what is too
-    long. Raises DataError where too little is left, naming why.
+    questions: rows without reasoning are questions; else they are broken, but in files of questions.   limit: raises
+    FieldError for what is too long. Raises DataError where too little is left, naming why.
     """
     found = [_read(source, read, questions) for source in sorted(sources, key=lambda one: _ORDER.index(one.split))]
+    if limit is not None:  # first: a row that is too long must not push out another one of its question
+        _drop(found, lambda _, item: limit(item))
     _keep_apart(found)
     _tell_apart(found)
-    if limit is not None:
-        _drop(found, lambda _, item: limit(item))
     kept: dict[str, list[_Item]] = {split: [] for split in (TRAIN, VALIDATION, TEST)}
     for one in found:
         for _, split, item in one.items:
@@ -104,9 +105,13 @@ def prepare(sources: Sequence[Source], read: Reader, *, questions: bool, limit: 
     parts, divided = _part(experts)
     _enough(parts, found)
     counts = tuple(one.count() for one in found)
-    refused = tuple((one.source.path, fault) for one in found for fault in one.faults.found)
+    refused = tuple((one.source.path, fault) for one in found for fault in sorted(one.faults.found, key=_line))
     without = {QUESTIONS: (*asked[TRAIN], *asked[VALIDATION]), TEST_QUESTIONS: asked[TEST]}
     return Prepared(parts, without, counts, refused, divided)
+
+
+def _line(fault: Fault) -> int:
+    return fault.line
 
 
 # ---- one source ------------------------------------------------------------------------------------------------------
@@ -114,6 +119,7 @@ def prepare(sources: Sequence[Source], read: Reader, *, questions: bool, limit: 
 
 def _read(source: Source, read: Reader, questions: bool) -> _Read:
     found = _Read(source, Faults(source.path))
+    questions |= source.split in (QUESTIONS, TEST_QUESTIONS)
     unsolved: list[tuple[int, Row]] = []
 
     def counted() -> Iterator[tuple[int, Row]]:
@@ -122,7 +128,7 @@ def _read(source: Source, read: Reader, questions: bool) -> _Read:
             yield line, row
 
     def solved() -> Iterator[tuple[int, Row]]:
-        for line, row in read(counted(), found.faults):
+        for line, row in read(counted(), found.faults, questions):
             if questions and row.get("steps") is None and row.get("solution") is None:
                 unsolved.append((line, row))
             else:

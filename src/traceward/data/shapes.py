@@ -132,6 +132,10 @@ def _own(row: Row) -> tuple[Row, dict[str, str]]:
     return row, {"question": "question", "steps": steps, "answer": "answer" if row.get("answer") else steps}
 
 
+def _asked(row: Row) -> tuple[Row, dict[str, str]]:
+    return row, {"question": "question", "steps": "none"}
+
+
 def _graded_school(row: Row) -> tuple[Row, dict[str, str]]:
     return gsm8k.convert(row), {"question": "question", "steps": "answer, its lines", "answer": "answer, after ####"}
 
@@ -155,18 +159,25 @@ _SHAPES = (
     _Shape("question/rationale/answer", lambda row: _has(row, _QUESTIONS, _RATIONALES), _explained),
     _Shape("GSM8K", lambda row: _has(row, ("question",)) and "####" in str(row.get("answer")), _graded_school),
 )
+QUESTION = "question"
+_BARE = _Shape(QUESTION, lambda row: _has(row, ("question",)), _asked)
 KNOWN = tuple(shape.name for shape in _SHAPES)
 
 
-def understand(rows: Iterable[tuple[int, Row]], faults: Faults) -> Iterator[tuple[int, Understood]]:
+def understand(
+    rows: Iterable[tuple[int, Row]], faults: Faults, *, questions: bool = False
+) -> Iterator[tuple[int, Understood]]:
     """Every row in our schema. Rows that break a rule of their shape go to `faults` and are passed over.
+
+    questions: whether a row may be a question, with or without its answer, and no more.
 
     Raises DataError for a file of several shapes or of none that is known, naming the lines.
     """
     first: tuple[str, int] | None = None
     others: list[str] = []
+    shapes = (*_SHAPES, _BARE) if questions else _SHAPES
     for line, row in rows:
-        shape = next((shape for shape in _SHAPES if shape.fits(row)), None)
+        shape = next((shape for shape in shapes if shape.fits(row)), None)
         name = shape.name if shape else f"fields {', '.join(sorted(row)) or 'none'}"
         if shape is None and first is None:
             rule = f"must be of a known shape ({', '.join(KNOWN)}): got {name}; rename the fields to one of them"

@@ -16,7 +16,7 @@ from traceward.data.demonstrations import FieldError, fingerprint
 from traceward.data.formats import Format, completion_text, encode_completion, encode_prompt
 from traceward.data.jsonl import Faults, Row, fingerprint_file, write_json, write_jsonl
 from traceward.data.prepare import Prepared, convert_with, prepare, refuse_longer, rows_of
-from traceward.data.shapes import Understood, understand
+from traceward.data.shapes import QUESTION, Understood, understand
 from traceward.data.sources import find_sources
 from traceward.data.tasks.registry import SALT
 from traceward.data.tasks.sets import SETS
@@ -116,9 +116,9 @@ def prepare_set(
         raise RunError(f"out must be a new directory: got '{out}', which is there; remove it or choose another")
     first: list[Understood] = []
 
-    def shaped(rows: Iterator[tuple[int, Row]], faults: Faults) -> Iterator[tuple[int, Row]]:
-        for line, found in understand(rows, faults):
-            if not first:
+    def shaped(rows: Iterator[tuple[int, Row]], faults: Faults, questions: bool) -> Iterator[tuple[int, Row]]:
+        for line, found in understand(rows, faults, questions=questions):
+            if not first and found.shape != QUESTION:
                 first.append(found)
             yield line, found.row
 
