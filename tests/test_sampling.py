@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from traceward import sampling
 from traceward.records import Rollout, StopReason
-from traceward.sampling import sample
+from traceward.sampling import at_once, cache_per_token, sample
 
 Prompts = list[tuple[str, tuple[int, ...]]]
 LENGTH = 12
@@ -169,3 +172,25 @@ def test_dropout_is_off_and_the_mode_is_given_back(
 
 def test_no_prompts_give_no_rollouts(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     assert draw(policy, tokenizer, []) == []
+
+
+def test_a_cpu_samples_as_many_at_once_as_its_cache_bears(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = policy.config
+    assert cache_per_token(config) == 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    assert [at_once(size, on_gpu=False) for size in (1, 2**20, 2**40)] == [256, 128, 1]
+    assert at_once(2**40, on_gpu=True) == 256
+    rows: list[int] = []
+    inner = sampling.generate
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        rows.append(len(arguments[2]))
+        return inner(*arguments, **options)
+
+    monkeypatch.setattr(sampling, "generate", counted)
+    prompts = [(str(at), (5, 6, 7)[: 1 + at % 3]) for at in range(6)]
+    sample(policy, tokenizer, prompts, n=2, max_new_tokens=5, seed=0)
+    monkeypatch.setattr(sampling, "CACHE", cache_per_token(config) * 4 * (3 + 5) * 4)
+    sample(policy, tokenizer, prompts, n=2, max_new_tokens=5, seed=0)
+    assert rows == [6, 2, 2, 2]

@@ -11,7 +11,7 @@ import torch
 from traceward.records import Rollout, StopReason
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 
 def sample(
@@ -24,13 +24,18 @@ def sample(
     seed: int,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    batch: int = 256,
+    batch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[Rollout]]:
     """`n` completions of each prompt (id, token ids), in order; temperature 0 is greedy decoding.
 
     The generator is seeded here and the caller's random state is left as it was: the same call gives the same ids.
+
+    batch: sequences at once; left out, `at_once` says how many.
     """
+    if batch is None:
+        longest = max((len(ids) for _, ids in prompts), default=0) + max_new_tokens
+        batch = at_once(cache_per_token(policy.config) * policy.dtype.itemsize * longest, policy.device.type != "cpu")
     per_call = max(1, batch // n)
     found: list[list[Rollout]] = []
     with seeded(policy, seed):
@@ -50,6 +55,24 @@ def sample(
             if progress is not None:
                 progress(len(some))
     return found
+
+
+AT_ONCE = 256
+CACHE = 128 * 2**20
+"""Bytes of keys and values that a CPU still moves fast; each new token has them copied."""
+
+
+def at_once(bytes_each: float, on_gpu: bool) -> int:
+    """How many sequences are sampled at once, of which each keeps `bytes_each` of keys and values at the end."""
+    return AT_ONCE if on_gpu else max(1, min(AT_ONCE, int(CACHE / max(bytes_each, 1))))
+
+
+def cache_per_token(config: PretrainedConfig) -> int:
+    """Numbers that are kept of a token: keys and values of all layers."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * int(text.num_hidden_layers) * int(heads) * int(width)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import nn
 from traceward.errors import ConfigError
 from traceward.loading import load_config
 from traceward.planning.shapes import shape
+from traceward.sampling import cache_per_token
 from traceward.training.adapter import AdapterSettings
 
 if TYPE_CHECKING:
@@ -78,10 +79,7 @@ class Architecture:
     @cached_property
     def cache_per_token(self) -> int:
         """Numbers that sampling keeps of a token: keys and values of all layers."""
-        text = self.config().get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        return 2 * self.layers * int(heads) * int(width)
+        return cache_per_token(self.config())
 
     def size(self, *, scalar: bool = False) -> Size:
         """Its parameters."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Item = TypeVar("Item")
 Found = TypeVar("Found")
-PER_CALL = 256  # sequences that are sampled at once
+PER_CALL = 256  # sequences that one process samples with one seed
 LET_GO = 0.5  # seconds; the threads of gloo need less than a millisecond of a core
 
 
@@ -208,7 +208,6 @@ def shared_samples(
             seed=seed + start,
             temperature=temperature,
             top_p=top_p,
-            batch=PER_CALL,
         )
 
     return [group for groups in shared(range(0, len(prompts), per_call), call) for group in groups]
