@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
+from traceward.environment import quieten
 from traceward.errors import RunError
 from traceward.training.run_directory import RunDirectory
 from traceward.workflows.stages import do_stage, gpu_present, run_stage
@@ -75,7 +76,7 @@ def work(
     os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited: OpenMP reads it when a worker starts
     running: dict[Future[None], str] = {}
     # No fork: the libraries below hold threads.
-    with ProcessPoolExecutor(most, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(most, mp_context=get_context("spawn"), initializer=quieten) as pool:
         try:
             if not workers and pool.submit(gpu_present).result():
                 most = 1  # a GPU is not shared
@@ -132,7 +133,7 @@ def work_together(
 
 def in_worker(function: Callable[..., None], *arguments: object) -> None:
     """Call a function in a process of its own: what needs torch stays out of this one."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=quieten) as pool:
         pool.submit(function, *arguments).result()
 
 
