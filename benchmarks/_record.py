@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from traceward.data.jsonl import write_json
 from traceward.training.run_directory import PACKAGES, installed_version, source_commit
 
@@ -34,7 +32,7 @@ def record(
                 "machine": platform.machine(),
                 "cores": os.cpu_count(),
                 "threads": os.environ.get("OMP_NUM_THREADS"),
-                **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+                **_gpu(),
                 **{package: installed_version(package) for package in PACKAGES},
             },
             "summary": summary,
@@ -42,3 +40,9 @@ def record(
         },
     )
     return path
+
+
+def _gpu() -> dict[str, str]:
+    """Its name, where torch is there already: some benchmarks measure a process that does without."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    return {"gpu": cuda.get_device_name()} if cuda and cuda.is_available() else {}

@@ -110,12 +110,13 @@ def measured(task: str, data: Path, run: Path, base: Path, *, quick: bool) -> di
     records = [r for r in read_traces(data) if r.raw.get("source") == f"BIG-Bench-Mistake/{task}"]
     records = records[:QUICK_TRACES] if quick else records
     items = labelled(scorers, records, data)
-    hits = localise_table(items, seed=0)
+    hits, students = localise_table(items, seed=0), localise_table(tuning, seed=0)
     official = official_table(F1, {task: items}, thresholds=thresholds, seed=0)
     return {
         "traces": dict(zip(("erroneous", "error_free"), official.counts[OVERALL], strict=True)),
         "thresholds": thresholds,
         "tuned_on": len(tuning),
+        "students_hit_at_1": {method: row and asdict(row.hit_at_1) for method, row in students.rows.items()},
         "hit_at_1": {method: row and asdict(row.hit_at_1) for method, row in hits.rows.items()},
         "constant_index": hits.constant,
         "f1": {method: asdict(row) for method, row in official.rows[OVERALL].items()},
@@ -176,6 +177,7 @@ def summarise(task: str, found: Mapping[str, Any]) -> dict[str, float | None]:
     summary |= {f"f1{end}": f1["reward"].get(key) for end, key in ENDS.items()}
     summary |= {"constant": hits[CONSTANT]["value"], "chance": hits[CHANCE]["value"]}
     summary |= {"checker": found["checker"]["hit1"]}
+    summary |= {f"students.{m}": row["value"] for m, row in found.get("students_hit_at_1", {}).items() if row}
     for method in ("base_logprob", "sft_logprob", "sft_log_ratio"):
         summary |= {method: hits[method]["value"], f"{method}.f1": f1[method].get("value")}
     return {f"{task}.{key}": value for key, value in summary.items()}

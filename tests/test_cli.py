@@ -15,6 +15,7 @@ import typer
 from traceward import __version__, cli, environment, tables
 from traceward.errors import ConfigError, DataError
 from traceward.evaluation.statistics import Estimate
+from traceward.workflows.pool import in_worker
 from traceward.workflows.stream import ScoreSummary
 
 VERBS = (
@@ -250,3 +251,10 @@ def test_nothing_is_drawn_where_stderr_is_no_terminal(capsys: pytest.CaptureFixt
         progress("scoring", 0, 10)
         progress("scoring", 10, 10)
     assert capsys.readouterr() == ("", "")
+
+
+def test_workers_are_as_quiet_as_the_command() -> None:
+    loud = "import logging; assert logging.getLogger('bitsandbytes').level == logging.ERROR"
+    in_worker(exec, loud)
+    with pytest.raises(AssertionError):
+        in_worker(exec, loud.replace("==", "!="))

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from traceward import sampling
 from traceward.records import Rollout, StopReason
-from traceward.sampling import at_once, cache_per_token, sample
+from traceward.sampling import cache_per_token, sample, sequences_at_once
 
 Prompts = list[tuple[str, tuple[int, ...]]]
 LENGTH = 12
@@ -179,8 +179,8 @@ def test_a_cpu_samples_as_many_at_once_as_its_cache_bears(
 ) -> None:
     config = policy.config
     assert cache_per_token(config) == 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    assert [at_once(size, on_gpu=False) for size in (1, 2**20, 2**40)] == [256, 128, 1]
-    assert at_once(2**40, on_gpu=True) == 256
+    assert [sequences_at_once(size, on_gpu=False) for size in (1, 2**20, 2**40)] == [256, 128, 1]
+    assert sequences_at_once(2**40, on_gpu=True) == 256
     rows: list[int] = []
     inner = sampling.generate
 

@@ -31,11 +31,13 @@ def sample(
 
     The generator is seeded here and the caller's random state is left as it was: the same call gives the same ids.
 
-    batch: sequences at once; left out, `at_once` says how many.
+    batch: sequences at once; left out, `sequences_at_once` says how many.
     """
     if batch is None:
         longest = max((len(ids) for _, ids in prompts), default=0) + max_new_tokens
-        batch = at_once(cache_per_token(policy.config) * policy.dtype.itemsize * longest, policy.device.type != "cpu")
+        batch = sequences_at_once(
+            cache_per_token(policy.config) * policy.dtype.itemsize * longest, policy.device.type != "cpu"
+        )
     per_call = max(1, batch // n)
     found: list[list[Rollout]] = []
     with seeded(policy, seed):
@@ -62,7 +64,7 @@ CACHE = 128 * 2**20
 """Bytes of keys and values that a CPU still moves fast; each new token has them copied."""
 
 
-def at_once(bytes_each: float, on_gpu: bool) -> int:
+def sequences_at_once(bytes_each: float, on_gpu: bool) -> int:
     """How many sequences are sampled at once, of which each keeps `bytes_each` of keys and values at the end."""
     return AT_ONCE if on_gpu else max(1, min(AT_ONCE, int(CACHE / max(bytes_each, 1))))
 

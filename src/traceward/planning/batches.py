@@ -13,7 +13,7 @@ from traceward.planning.holdings import Models
 from traceward.planning.moments import Room
 from traceward.records import Credit, Head, Objective
 from traceward.rewards.batches import tokens_per_pass
-from traceward.sampling import at_once
+from traceward.sampling import sequences_at_once
 from traceward.training.adapter import AdapterSettings
 from traceward.training.distribution import PER_CALL
 from traceward.training.learner import SLICES
@@ -76,7 +76,7 @@ class Batches:
         per_question = self.recipe.critic.rollouts_per_question
         questions = self.recipe.critic.demonstrations or self.recipe.data.demonstrations or PER_CALL
         base = replace(self._policy(1), adapter=AdapterSettings(), bf16=False)
-        most = at_once(base.model.cache_per_token * base.dtype.itemsize * base.width, self.room.on_gpu)
+        most = sequences_at_once(base.model.cache_per_token * base.dtype.itemsize * base.width, self.room.on_gpu)
         rows = min(questions, max(1, min(PER_CALL, most) // per_question)) * per_question
         return replace(base, rows=(rows,))
 
