@@ -1,4 +1,4 @@
-"""How well `traceward plan` predicts memory: python benchmarks/memory.py [--quick] [--cases CASE ...]
+"""How well `traceward plan` predicts memory: python benchmarks/memory.py [--quick] [--beside] [--cases CASE ...]
 
 Random models of about 30, 100 and 300 M parameters go through two stages of `traceward train`, each in a process of its
 own: a warm-up of two discriminator updates, and two adversarial steps, the second of which finds all optimiser states
@@ -187,7 +187,7 @@ def last_step(run: Path) -> dict[str, float]:
     return {part: row[f"seconds_{part}"] for part in PARTS} | {"completion_tokens": row["completion_length"]}
 
 
-def measure(name: str, *, quick: bool) -> dict[str, Any]:
+def measure(name: str, *, quick: bool, timed: bool) -> dict[str, Any]:
     """Predicted and measured bytes of each stage."""
     with tempfile.TemporaryDirectory() as scratch:
         file = write_case(name, Path(scratch), quick=quick)
@@ -206,7 +206,7 @@ def measure(name: str, *, quick: bool) -> dict[str, Any]:
             fullest = max((m for m in moments if m.stage == stage), key=lambda m: m.total)
             found[stage] = {"moment": fullest.name, "predicted": fullest.parts | {"total": fullest.total}}
             found[stage] |= {"measured": measured, "relative_error": fullest.total / measured - 1}
-            if step := said.get("step"):
+            if timed and (step := said.get("step")):
                 tokens = recipe.adversarial.questions_per_step * recipe.adversarial.group * step["completion_tokens"]
                 found[stage]["step"] = step | {"tokens_per_second": tokens / sum(step[part] for part in PARTS)}
             print(name, stage, fullest.name, f"{fullest.total / 1e9:.3f}", f"{measured / 1e9:.3f} GB", flush=True)
@@ -216,6 +216,7 @@ def measure(name: str, *, quick: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller models, to see that the script works")
+    parser.add_argument("--beside", action="store_true", help="other work runs on this machine: keep no times")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--child", nargs=2, metavar=("RUN", "STAGE"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -229,7 +230,7 @@ def main() -> None:
         where = {"place": PLACE, "commit": source_commit(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
         if PLACE == "gpu":
             where["gpu"] = torch.cuda.get_device_name()
-        found[name] = measure(name, quick=chosen.quick) | where
+        found[name] = measure(name, quick=chosen.quick, timed=not chosen.beside) | where
         print(record("memory", seeds=[0], summary=summarise(found), details=found, quick=chosen.quick), flush=True)
 
 
@@ -243,10 +244,10 @@ def summarise(found: dict[str, Any]) -> dict[str, float | None]:
             summary[f"max_relative_error_{place}"] = round(max(errors), 4)
     for name, case in found.items():
         if case["place"] == "gpu":
-            step = case["adversarial"]["step"]
+            summary[f"{name}.peak_gb"] = case["adversarial"]["measured"] / 1e9
+        if case["place"] == "gpu" and (step := case["adversarial"].get("step")):
             summary |= {f"{name}.{part}_seconds": step[part] for part in PARTS}
             summary[f"{name}.tokens_per_second"] = step["tokens_per_second"]
-            summary[f"{name}.peak_gb"] = case["adversarial"]["measured"] / 1e9
     return summary
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not chosen.quick:
         parser.error("there must be a GPU; see benchmarks/scoring.py for a CPU")
-    size, prompts, seconds = ("3M", 6, 0.5) if chosen.quick else ("0.6B", 40, chosen.seconds)
+    size, prompts, seconds = ("3M", 6, 0.5) if chosen.quick else ("0.6B", 16, chosen.seconds)
     tokenizer, clock = load_tokenizer(TOKENIZER), partial(now, device)
     cells = {}
     for shape, lengths in SHAPES.items():

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from traceward.builtin import STORIES_BASE, TOKENIZER, WORLDS_TOKENIZER
@@ -43,13 +44,12 @@ if TYPE_CHECKING:
 SEED = 20
 BATCH = 16
 LEARNING_RATE = 2e-3
-EPOCHS = 2
 IGNORED = -100  # what cross entropy leaves out
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a base is made.   steps: updates of BATCH traces, each seen EPOCHS times."""
+    """How a base is made.   steps: updates of `batch` traces, each seen `epochs` times."""
 
     tokenizer: Path
     steps: int
@@ -57,11 +57,14 @@ class Plan:
     layers: int = 4
     heads: int = 4
     context: int = 1024
+    batch: int = BATCH
+    epochs: int = 2
+    learning_rate: float = LEARNING_RATE
 
     @property
     def traces(self) -> int:
         """How many different traces that takes."""
-        return BATCH * self.steps // EPOCHS
+        return self.batch * self.steps // self.epochs
 
 
 PLANS: Mapping[str, Plan] = {
@@ -126,11 +129,12 @@ def _length(trace: EncodedTrace) -> int:
 
 class CompletionTrainer(Trainer):  # type: ignore[misc]
     """Cross entropy of the completion, the output layer run there only: half of all tokens are questions, and at this
-    size the output layer is a fifth of the work."""
+    size the output layer is a fifth of the work. Padding stands behind everything that is trained on, where a causal
+    model does not see it, so there is no mask."""
 
     def compute_loss(self, model: PreTrainedModel, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         """Mean over the batch's completion tokens, in nats."""
-        hidden = model.base_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        hidden = model.base_model(input_ids=inputs["input_ids"])
         targets = inputs["labels"][:, 1:]
         kept = targets != IGNORED
         return torch.nn.functional.cross_entropy(model.lm_head(hidden.last_hidden_state[:, :-1][kept]), targets[kept])
@@ -147,14 +151,12 @@ class StopAfter(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop |= state.global_step >= self.steps
 
 
-def _collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
-    width = max(len(row["input_ids"]) for row in rows)
-
-    def padded(name: str, fill: int) -> Tensor:
-        return torch.tensor([row[name] + [fill] * (width - len(row[name])) for row in rows])
-
-    mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
-    return {"input_ids": padded("input_ids", 0), "labels": padded("labels", IGNORED), "attention_mask": mask}
+def _collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    fills = {"input_ids": 0, "labels": IGNORED}
+    return {
+        name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=fill)
+        for name, fill in fills.items()
+    }
 
 
 def train_base(
@@ -179,8 +181,8 @@ def train_base(
     fitting = [trace for trace in traces if _length(trace) <= context]
     rows = [
         {
-            "input_ids": [*trace.prompt_ids, *trace.completion_ids],
-            "labels": [IGNORED] * len(trace.prompt_ids) + list(trace.completion_ids),
+            "input_ids": torch.tensor([*trace.prompt_ids, *trace.completion_ids]),
+            "labels": torch.tensor([IGNORED] * len(trace.prompt_ids) + list(trace.completion_ids)),
         }
         for trace in in_batches(fitting, random.Random(f"batches-{SEED}"), batch)
     ]
@@ -271,7 +273,15 @@ def make_base(tasks: Sequence[str], directory: Path, *, steps: int | None = None
     plan = dataclasses.replace(plan, steps=steps or plan.steps)
     tokenizer = load_tokenizer(plan.tokenizer)
     traces = student_traces(plan.traces, tokenizer, [WORLDS[task] for task in tasks])
-    return save_base(fresh_model(tokenizer, plan), tokenizer, traces, directory, steps=plan.steps)
+    return save_base(
+        fresh_model(tokenizer, plan),
+        tokenizer,
+        traces,
+        directory,
+        steps=plan.steps,
+        batch=plan.batch,
+        learning_rate=plan.learning_rate,
+    )
 
 
 def rebuild_assets() -> list[float]:
