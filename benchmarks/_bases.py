@@ -41,8 +41,8 @@ class Base:
     checkpoints: int = 20
 
 
-# In 24,000 updates swaps and arithmetic get two thirds of what they have alone (builtin/pretrain.py), and stories, whose
-# kinds help each other, as many as the shipped base has, over all kinds.
+# In 24,000 updates swaps gets two thirds of what it has alone (builtin/pretrain.py) and arithmetic half; the kinds of
+# stories help each other, and together get what the shipped base has.
 EVERY_KIND = ("stories", "swaps", "arithmetic", "longer", "names", "swaps", "arithmetic", "wording", "all")
 BASES = {
     "all-kinds": Base(hidden=128, context=1024, tokenizer=WORLDS_TOKENIZER, students=EVERY_KIND, steps=24_000),

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.fsdp import FSDPModule
 
 from traceward.errors import ConfigError
+from traceward.training.attention import without_cudnn
 from traceward.training.distribution import everyone, is_main, place, share, shared
 
 Tables = tuple[Tensor, ...]
@@ -187,6 +188,7 @@ class Learner:
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
+    @without_cudnn()
     def step(self, lengths: Sequence[int], forward: Forward, loss: Loss, *, learned: int = 1) -> Step:
         """One optimiser step on `loss` over all rows, of which `lengths` are the tokens; every process ends with the
         same weights.

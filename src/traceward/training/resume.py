@@ -19,6 +19,7 @@ import torch
 from accelerate.utils import send_to_device
 from transformers import Trainer, TrainerCallback
 
+from traceward.training.attention import without_cudnn
 from traceward.training.checkpoints import Checkpoints, Stateful, load_parts, save_parts
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from trl import GRPOTrainer
 
 
+@without_cudnn()
 def train(trainer: Trainer, checkpoints: Checkpoints | None, parts: Mapping[str, Stateful] | None = None) -> None:
     """`trainer.train()` with checkpoints, from the newest whole one where there is one. Without them: just that.
 
