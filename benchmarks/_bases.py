@@ -67,7 +67,8 @@ BASES = {
 
 def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     """A base in a directory, whole or not at all; an unfinished one goes on.   steps: fewer or more than its own."""
-    from traceward.builtin.pretrain import save_base, student_traces
+    from traceward.builtin.plans import student_traces
+    from traceward.builtin.pretrain import save_base
     from traceward.loading import load_tokenizer
     from traceward.workflows.inputs import quiet
 
@@ -93,7 +94,7 @@ def fresh_model(base: Base, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMod
     import torch
     import transformers
 
-    from traceward.builtin.pretrain import SEED
+    from traceward.builtin.plans import SEED
 
     config = getattr(transformers, f"{base.family}Config")(
         vocab_size=len(tokenizer),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from traceward.builtin import WORLDS_TOKENIZER, pretrain
-from traceward.builtin.pretrain import PLANS, fresh_model, make_base, plan_of, student_traces, train_base
+from traceward.builtin.plans import PLANS, plan_of, practice_traces, student_traces
+from traceward.builtin.pretrain import fresh_model, make_base, train_base
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.tasks.worlds import WORLDS
 from traceward.loading import load_policy, load_tokenizer
@@ -135,3 +137,25 @@ def test_another_base_is_not_finished_in_the_place_of_the_first(
     assert "base must be finished as it was begun: got other traces than in" in capsys.readouterr().err
     pretrain.main(["swaps", "--out", str(tmp_path / "base"), "--steps", "2"])
     assert (tmp_path / "base" / "config.json").exists()
+
+
+def test_practice_comes_first(
+    tmp_path: Path, spelling: PreTrainedTokenizerBase, traces: list[EncodedTrace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    practice = practice_traces(16, spelling, [WORLDS["arithmetic"], WORLDS["swaps"]])
+    seen: list[int] = []
+    collate = pretrain._collate
+
+    def watched(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        seen.extend(sum(row["input_ids"].tolist()) for row in rows)
+        return collate(rows)
+
+    monkeypatch.setattr(pretrain, "_collate", watched)
+    train_base(fresh_model(spelling, TINY), traces, tmp_path, steps=2, practice=practice)
+    known = {sum([*trace.prompt_ids, *trace.completion_ids]) for trace in practice}
+    assert set(seen[:16]) == known
+    assert not known & set(seen[16:])
+    with pytest.raises(ValueError, match="practice must be whole batches of 16: got 15 traces"):
+        train_base(fresh_model(spelling, TINY), traces, tmp_path, steps=2, practice=practice[:15])
+    with pytest.raises(ValueError, match="worlds must practise something"):
+        practice_traces(1, spelling, [WORLDS["arithmetic"]])

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from traceward.builtin import STORIES_BASE
-from traceward.builtin.pretrain import PLANS, fresh_model, student_traces
+from traceward.builtin.plans import PLANS, student_traces
+from traceward.builtin.pretrain import fresh_model
 from traceward.builtin.small import small_llama, train_scratch, train_tokenizer
 from traceward.config import ScratchSettings
 from traceward.data.formats import Format

@@ -12,16 +12,18 @@ from hypothesis import strategies as st
 
 from traceward.data.tasks.swaps import (
     EXPERT,
+    LONG,
     STUDENT,
     THEMES,
     Layout,
     Shuffle,
     Student,
     make_shuffle,
+    practice,
     write_trace,
 )
 from traceward.data.tasks.swaps_check import check, read_shuffle
-from traceward.records import Trace
+from traceward.records import Trace, Verdict
 
 SEEDS = st.integers(0, 2**32)
 
@@ -162,3 +164,12 @@ def test_chances_of_a_student_are_used() -> None:
         wrong = [check(shuffle.text(), write_trace(shuffle, random.Random(s), student)).first_error for s in range(20)]
         assert any(index != -1 for index in wrong), name
     assert Student(0, 0, 0, 0, 0) == replace(EXPERT, lapses=0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_practice_is_long_and_right(seed: int) -> None:
+    question, trace = practice(random.Random(seed))
+    shuffle = make_shuffle(random.Random(seed), told=LONG)
+    assert question == shuffle.text().split("\n")[0]
+    assert len(shuffle.swaps) * len(shuffle.people) > LONG - len(shuffle.people)
+    assert check(shuffle.text(), trace) == Verdict(correct=True, first_error=-1)

@@ -15,8 +15,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +25,22 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from traceward.builtin import STORIES_BASE, TOKENIZER, WORLDS_TOKENIZER
+from traceward.builtin.plans import (
+    BATCH,
+    LEARNING_RATE,
+    PLANS,
+    SEED,
+    Plan,
+    plan_of,
+    practice_traces,
+    student_traces,
+)
 from traceward.builtin.small import small_llama
-from traceward.data.formats import EncodedTrace, Format, encode
+from traceward.data.formats import EncodedTrace
 from traceward.data.jsonl import write_json
-from traceward.data.tasks.world import World
 from traceward.data.tasks.worlds import WORLDS
 from traceward.errors import ConfigError
 from traceward.loading import load_tokenizer
-from traceward.records import Problem
 from traceward.training.baselines import silence
 from traceward.training.checkpoints import Checkpoints
 from traceward.training.resume import train
@@ -41,46 +48,7 @@ from traceward.training.resume import train
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SEED = 20
-BATCH = 16
-LEARNING_RATE = 2e-3
 IGNORED = -100  # what cross entropy leaves out
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a base is made.   steps: updates of `batch` traces, each seen `epochs` times."""
-
-    tokenizer: Path
-    steps: int
-    hidden: int = 128
-    layers: int = 4
-    heads: int = 4
-    context: int = 1024
-    batch: int = BATCH
-    epochs: int = 2
-    learning_rate: float = LEARNING_RATE
-
-    @property
-    def traces(self) -> int:
-        """How many different traces that takes."""
-        return self.batch * self.steps // self.epochs
-
-
-PLANS: Mapping[str, Plan] = {
-    "stories": Plan(TOKENIZER, 12_000, hidden=96, context=512),
-    "swaps": Plan(WORLDS_TOKENIZER, 8_000),
-    "arithmetic": Plan(WORLDS_TOKENIZER, 10_000),
-    "sorting": Plan(WORLDS_TOKENIZER, 2_000, context=5_120),  # its traces are six times as long
-}
-
-
-def plan_of(tasks: Sequence[str]) -> Plan:
-    """The plan of one task, or one for several: their updates together, in the tokenizer that knows all of them."""
-    plans = [PLANS[task] for task in tasks]
-    if len(plans) == 1:
-        return plans[0]
-    return Plan(WORLDS_TOKENIZER, sum(plan.steps for plan in plans), context=max(plan.context for plan in plans))
 
 
 def fresh_model(tokenizer: PreTrainedTokenizerBase, plan: Plan) -> PreTrainedModel:
@@ -94,21 +62,6 @@ def fresh_model(tokenizer: PreTrainedTokenizerBase, plan: Plan) -> PreTrainedMod
         context=plan.context,
         seed=SEED,
     )
-
-
-def student_traces(
-    count: int,
-    tokenizer: PreTrainedTokenizerBase,
-    worlds: Sequence[World] = (WORLDS["stories"],),
-    seed: int = SEED,
-) -> list[EncodedTrace]:
-    """Problems answered by students, as token ids; the worlds take turns."""
-    rng = random.Random(f"students-{seed}")
-    traces = []
-    for index in range(count):
-        question, trace = worlds[index % len(worlds)].student(rng)
-        traces.append(encode(Problem(f"student-{index}", question), trace, Format.PLAIN, tokenizer))
-    return traces
 
 
 def in_batches(traces: Sequence[EncodedTrace], rng: random.Random, batch: int = BATCH) -> list[EncodedTrace]:
@@ -165,6 +118,7 @@ def train_base(
     scratch: Path,
     *,
     steps: int,
+    practice: Sequence[EncodedTrace] = (),
     stop: int | None = None,
     batch: int = BATCH,
     learning_rate: float = LEARNING_RATE,
@@ -175,16 +129,21 @@ def train_base(
     the mean loss of every `every` updates. Traces longer than its context are left out. Seeded: same machine, same
     losses.
 
-    stop: ends the same schedule early.   checkpoints: where it goes on if it was stopped.
+    steps: of all updates.   practice: what comes before `traces`, whole batches of it.   stop: ends the same schedule
+    early.   checkpoints: where it goes on if it was stopped.
     """
     context = model.config.max_position_embeddings
-    fitting = [trace for trace in traces if _length(trace) <= context]
+    rng = random.Random(f"batches-{SEED}")
+    parts = [[trace for trace in part if _length(trace) <= context] for part in (traces, practice)]
+    fitting, first = (in_batches(part, rng, batch) for part in parts)
+    if len(first) % batch:
+        raise ValueError(f"practice must be whole batches of {batch}: got {len(first)} traces that fit the context")
     rows = [
         {
             "input_ids": torch.tensor([*trace.prompt_ids, *trace.completion_ids]),
             "labels": torch.tensor([IGNORED] * len(trace.prompt_ids) + list(trace.completion_ids)),
         }
-        for trace in in_batches(fitting, random.Random(f"batches-{SEED}"), batch)
+        for trace in [*first, *fitting]
     ]
     on_gpu = torch.cuda.is_available()
     trainer = CompletionTrainer(
@@ -225,6 +184,7 @@ def save_base(
     directory: Path,
     *,
     steps: int,
+    practice: Sequence[EncodedTrace] = (),
     batch: int = BATCH,
     learning_rate: float = LEARNING_RATE,
     checkpoints: int = 20,
@@ -232,14 +192,14 @@ def save_base(
     """Pre-train a model and save it with its tokenizer, in a directory that loads on its own; it is there whole or not
     at all. What an unfinished run has done lies beside it until it is whole.   checkpoints: how many are written."""
     unfinished = directory.with_name(f"{directory.name}.unfinished")
-    _same_plan(
-        unfinished / "plan.json", model, traces, {"steps": steps, "batch": batch, "learning_rate": learning_rate}
-    )
+    options = {"steps": steps, "batch": batch, "learning_rate": learning_rate}
+    _same_plan(unfinished / "plan.json", model, [*practice, *traces], options)
     losses = train_base(
         model,
         traces,
         unfinished / "trainer",
         steps=steps,
+        practice=practice,
         batch=batch,
         learning_rate=learning_rate,
         every=max(1, steps // 100),
@@ -268,17 +228,18 @@ def _same_plan(path: Path, model: PreTrainedModel, traces: Sequence[EncodedTrace
 
 
 def make_base(tasks: Sequence[str], directory: Path, *, steps: int | None = None) -> list[float]:
-    """A base of `tasks`; see `save_base`.   steps: a shorter or longer plan."""
+    """A base of `tasks`; see `save_base`.   steps: a shorter or longer plan, of students' traces alone."""
     plan = plan_of(tasks)
-    plan = dataclasses.replace(plan, steps=steps or plan.steps)
-    tokenizer = load_tokenizer(plan.tokenizer)
-    traces = student_traces(plan.traces, tokenizer, [WORLDS[task] for task in tasks])
+    if steps is not None:
+        plan = dataclasses.replace(plan, steps=steps, practice=0)
+    tokenizer, worlds = load_tokenizer(plan.tokenizer), [WORLDS[task] for task in tasks]
     return save_base(
         fresh_model(tokenizer, plan),
         tokenizer,
-        traces,
+        student_traces(plan.traces, tokenizer, worlds),
         directory,
-        steps=plan.steps,
+        steps=plan.steps + plan.practice,
+        practice=practice_traces(plan.batch * plan.practice, tokenizer, worlds),
         batch=plan.batch,
         learning_rate=plan.learning_rate,
     )

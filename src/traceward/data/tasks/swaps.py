@@ -23,6 +23,7 @@ PEOPLE = (
 CAST = 7
 USUAL_CAST = 0.8  # share of questions with the first people of PEOPLE
 SIZES = (3, 3, 5, 5, 7)
+LONG = 60  # belongings that a practice trace tells of
 COLOURS = (
     *("black", "brown", "orange", "pink", "red", "blue", "green", "purple", "yellow", "white"),
     *("gray", "golden", "silver"),
@@ -175,8 +176,9 @@ def _listed(parts: Sequence[str]) -> str:
     return f"{', '.join(parts[:-1])}, and {parts[-1]}"
 
 
-def make_shuffle(rng: random.Random, sizes: Sequence[int] = SIZES) -> Shuffle:
-    """As many swaps as people; never the same two twice in a row, which would undo itself."""
+def make_shuffle(rng: random.Random, sizes: Sequence[int] = SIZES, *, told: int = 0) -> Shuffle:
+    """As many swaps as people, or as tell `told` belongings; never the same two twice in a row, which would undo
+    itself."""
     size = rng.choice(sizes)
     theme = rng.choice(THEMES)
     things = rng.sample(theme.things, size)
@@ -184,7 +186,7 @@ def make_shuffle(rng: random.Random, sizes: Sequence[int] = SIZES) -> Shuffle:
         things = rng.sample(theme.things, size)
     people = PEOPLE[:size] if rng.random() < USUAL_CAST else tuple(rng.sample(PEOPLE, size))
     swaps: list[tuple[str, str]] = []
-    while len(swaps) < size:
+    while len(swaps) < max(size, told // size):
         one, two = rng.sample(people, 2)
         if not swaps or {one, two} != {*swaps[-1]}:
             swaps.append((one, two))
@@ -308,3 +310,11 @@ def student(rng: random.Random) -> Written:
     """A new question with a student's trace."""
     shuffle = make_shuffle(rng)
     return shuffle.text(), write_trace(shuffle, rng, STUDENT)
+
+
+def practice(rng: random.Random) -> Written:
+    """Who has what at the start, and a trace without mistakes of many more swaps than a question has: what to look up
+    in which line is learned from a tenth of the tokens that it takes with questions as they are (docs/LOG.md)."""
+    shuffle = make_shuffle(rng, told=LONG)
+    start, _, _ = shuffle.text().partition("\n")
+    return start, write_trace(shuffle, rng, EXPERT)

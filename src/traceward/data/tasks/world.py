@@ -28,13 +28,15 @@ class Marked:
 @dataclass(frozen=True, slots=True)
 class World:
     """expert, student: draw a new question and a trace of it.   check: the verdict on any trace of a question; it
-    raises DataError for a question of another world.   variant: which one, where a world has several."""
+    raises DataError for a question of another world.   variant: which one, where a world has several.   practice: what
+    a base is pre-trained on before students' traces, where these alone teach it too slowly."""
 
     name: str
     expert: Callable[[random.Random], Written]
     student: Callable[[random.Random], Written]
     check: Callable[[str, Trace], Verdict]
     variant: str = ""
+    practice: Callable[[random.Random], Written] | None = None
 
     def judge(self, problem: Problem, trace: Trace) -> Verdict:
         """The verdict on a trace."""

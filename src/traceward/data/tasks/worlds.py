@@ -19,7 +19,7 @@ WORLDS: Mapping[str, World] = {
     world.name: world
     for world in (
         stories.world(),
-        World("swaps", swaps.expert, swaps.student, swaps_check.check),
+        World("swaps", swaps.expert, swaps.student, swaps_check.check, practice=swaps.practice),
         World("arithmetic", arithmetic.expert, arithmetic.student, arithmetic_check.check),
         World("sorting", sorting.expert, sorting.student, sorting_check.check),
     )

@@ -1,0 +1,100 @@
+"""What the bases of the worlds are made of: whose traces, and how many."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from traceward.builtin import TOKENIZER, WORLDS_TOKENIZER
+from traceward.data.formats import EncodedTrace, Format, encode
+from traceward.data.tasks.world import World, Written
+from traceward.data.tasks.worlds import WORLDS
+from traceward.records import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SEED = 20
+BATCH = 16
+LEARNING_RATE = 2e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a base is made.   steps: updates of `batch` traces, each seen `epochs` times.   practice: updates on practice
+    before them, whose traces are seen once."""
+
+    tokenizer: Path
+    steps: int
+    practice: int = 0
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    context: int = 1024
+    batch: int = BATCH
+    epochs: int = 2
+    learning_rate: float = LEARNING_RATE
+
+    @property
+    def traces(self) -> int:
+        """How many different traces that takes."""
+        return self.batch * self.steps // self.epochs
+
+
+PLANS: Mapping[str, Plan] = {
+    "stories": Plan(TOKENIZER, 12_000, hidden=96, context=512),
+    "swaps": Plan(WORLDS_TOKENIZER, 8_000),
+    "arithmetic": Plan(WORLDS_TOKENIZER, 10_000),
+    "sorting": Plan(WORLDS_TOKENIZER, 2_000, context=5_120),  # its traces are six times as long
+}
+
+
+def plan_of(tasks: Sequence[str]) -> Plan:
+    """The plan of one task, or one for several: their updates together, in the tokenizer that knows all of them."""
+    plans = [PLANS[task] for task in tasks]
+    if len(plans) == 1:
+        return plans[0]
+    return Plan(
+        WORLDS_TOKENIZER,
+        sum(plan.steps for plan in plans),
+        sum(plan.practice for plan in plans),
+        context=max(plan.context for plan in plans),
+    )
+
+
+def student_traces(
+    count: int,
+    tokenizer: PreTrainedTokenizerBase,
+    worlds: Sequence[World] = (WORLDS["stories"],),
+    seed: int = SEED,
+) -> list[EncodedTrace]:
+    """Problems answered by students, as token ids; the worlds take turns."""
+    return _written("student", count, tokenizer, [world.student for world in worlds], seed)
+
+
+def practice_traces(
+    count: int, tokenizer: PreTrainedTokenizerBase, worlds: Sequence[World], seed: int = SEED
+) -> list[EncodedTrace]:
+    """The same of what worlds practise; those without have no turn. Raises ValueError where none has one."""
+    writers = [world.practice for world in worlds if world.practice is not None]
+    if count and not writers:
+        raise ValueError(f"worlds must practise something: got {[world.name for world in worlds]}")
+    return _written("practice", count, tokenizer, writers, seed)
+
+
+def _written(
+    name: str,
+    count: int,
+    tokenizer: PreTrainedTokenizerBase,
+    writers: Sequence[Callable[[random.Random], Written]],
+    seed: int,
+) -> list[EncodedTrace]:
+    rng = random.Random(f"{name}s-{seed}")
+    traces = []
+    for index in range(count):
+        question, trace = writers[index % len(writers)](rng)
+        traces.append(encode(Problem(f"{name}-{index}", question), trace, Format.PLAIN, tokenizer))
+    return traces
