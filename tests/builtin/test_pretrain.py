@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from traceward.builtin import WORLDS_TOKENIZER, pretrain
-from traceward.builtin.plans import PLANS, plan_of, practice_traces, student_traces
+from traceward.builtin.plans import PLANS, Lesson, plan_of, practice_traces, student_traces
 from traceward.builtin.pretrain import fresh_model, make_base, train_base
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.tasks.worlds import WORLDS
@@ -26,7 +26,7 @@ LOSSES = [6.8828, 6.8674, 6.8635, 6.8558, 6.8313, 6.8328, 6.8271, 6.8067]
 
 # TRL still says it in the words that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing. is deprecated:FutureWarning")
-TINY = replace(PLANS["arithmetic"], steps=4, hidden=16, heads=2, layers=1)
+TINY = replace(PLANS["arithmetic"], lessons=(Lesson(4),), hidden=16, heads=2, layers=1)
 
 
 def test_the_first_losses_are_these(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_the_first_losses_are_these(tmp_path: Path) -> None:
     plan = PLANS["stories"]
     tokenizer = load_tokenizer(plan.tokenizer)
     losses = train_base(
-        fresh_model(tokenizer, plan), student_traces(256, tokenizer), tmp_path, steps=plan.steps, stop=8
+        fresh_model(tokenizer, plan), student_traces(256, tokenizer), tmp_path, steps=plan.lessons[0].steps, stop=8
     )
     assert losses == pytest.approx(LOSSES, abs=2e-3)
 
@@ -52,7 +52,9 @@ def test_tasks_take_turns_in_one_stream(tokenizer: PreTrainedTokenizerBase) -> N
 
 def test_a_plan_of_several_tasks_holds_all_of_them() -> None:
     plan = plan_of(["stories", "swaps", "sorting"])
-    assert plan.steps == sum(PLANS[task].steps for task in ("stories", "swaps", "sorting"))
+    first, *more = plan.lessons
+    assert first.steps == sum(PLANS[task].lessons[0].steps for task in ("stories", "swaps", "sorting"))
+    assert (not first.practice, tuple(more)) == (True, PLANS["swaps"].lessons[1:])
     assert (plan.context, plan.tokenizer) == (PLANS["sorting"].context, WORLDS_TOKENIZER)
     assert plan_of(["stories"]) == PLANS["stories"]
 
@@ -71,7 +73,7 @@ def spelling() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def traces(spelling: PreTrainedTokenizerBase) -> list[EncodedTrace]:
-    return student_traces(TINY.traces, spelling, [WORLDS["arithmetic"]])
+    return student_traces(TINY.lessons[0].traces, spelling, [WORLDS["arithmetic"]])
 
 
 def test_what_was_stopped_goes_on_to_the_same_losses(
@@ -139,23 +141,39 @@ def test_another_base_is_not_finished_in_the_place_of_the_first(
     assert (tmp_path / "base" / "config.json").exists()
 
 
-def test_practice_comes_first(
-    tmp_path: Path, spelling: PreTrainedTokenizerBase, traces: list[EncodedTrace], monkeypatch: pytest.MonkeyPatch
+LESSONS = (Lesson(3), Lesson(2, practice=True, batch=4, epochs=1), Lesson(2, learning_rate=1e-4))
+
+
+def test_lessons_follow_each_other_and_what_was_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    practice = practice_traces(16, spelling, [WORLDS["arithmetic"], WORLDS["swaps"]])
-    seen: list[int] = []
-    collate = pretrain._collate
+    plan = replace(TINY, lessons=LESSONS)
+    monkeypatch.setattr(pretrain, "plan_of", lambda _tasks: plan)
+    losses = make_base(["swaps"], tmp_path / "whole")
+    assert len(losses) == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+    real, calls = pretrain.train_base, 0
 
-    def watched(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        seen.extend(sum(row["input_ids"].tolist()) for row in rows)
-        return collate(rows)
+    def stopped(*given: Any, **options: Any) -> list[float]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return real(*given, **options)
 
-    monkeypatch.setattr(pretrain, "_collate", watched)
-    train_base(fresh_model(spelling, TINY), traces, tmp_path, steps=2, practice=practice)
-    known = {sum([*trace.prompt_ids, *trace.completion_ids]) for trace in practice}
-    assert set(seen[:16]) == known
-    assert not known & set(seen[16:])
-    with pytest.raises(ValueError, match="practice must be whole batches of 16: got 15 traces"):
-        train_base(fresh_model(spelling, TINY), traces, tmp_path, steps=2, practice=practice[:15])
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "train_base", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            make_base(["swaps"], tmp_path / "part")
+    assert not (tmp_path / "part").exists()
+    assert make_base(["swaps"], tmp_path / "part") == losses[5:]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part", "whole"]
+    whole, part = (load_policy(tmp_path / name, tmp_path / name)[0].state_dict() for name in ("whole", "part"))
+    assert all(map(torch.equal, whole.values(), part.values()))
+
+
+def test_practice_is_of_worlds_that_practise(spelling: PreTrainedTokenizerBase) -> None:
+    practice = practice_traces(4, spelling, [WORLDS["arithmetic"], WORLDS["swaps"]])
+    assert practice == practice_traces(6, spelling, [WORLDS["swaps"]])[:4]
     with pytest.raises(ValueError, match="worlds must practise something"):
         practice_traces(1, spelling, [WORLDS["arithmetic"]])

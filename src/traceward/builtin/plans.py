@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,17 +24,12 @@ LEARNING_RATE = 2e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a base is made.   steps: updates of `batch` traces, each seen `epochs` times.   practice: updates on practice
-    before them, whose traces are seen once."""
+class Lesson:
+    """A part of pre-training, with a schedule of its own.   steps: updates of `batch` traces, each seen `epochs` times.
+    practice: of what worlds practise, not of students' traces."""
 
-    tokenizer: Path
     steps: int
-    practice: int = 0
-    hidden: int = 128
-    layers: int = 4
-    heads: int = 4
-    context: int = 1024
+    practice: bool = False
     batch: int = BATCH
     epochs: int = 2
     learning_rate: float = LEARNING_RATE
@@ -44,25 +40,50 @@ class Plan:
         return self.batch * self.steps // self.epochs
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a base is made: one lesson after the other."""
+
+    tokenizer: Path
+    lessons: tuple[Lesson, ...]
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    context: int = 1024
+
+
 PLANS: Mapping[str, Plan] = {
-    "stories": Plan(TOKENIZER, 12_000, hidden=96, context=512),
-    "swaps": Plan(WORLDS_TOKENIZER, 8_000),
-    "arithmetic": Plan(WORLDS_TOKENIZER, 10_000),
-    "sorting": Plan(WORLDS_TOKENIZER, 2_000, context=5_120),  # its traces are six times as long
+    "stories": Plan(TOKENIZER, (Lesson(12_000),), hidden=96, context=512),
+    # Words and copying first, then who has what after many swaps, then how students tell it.
+    "swaps": Plan(
+        WORLDS_TOKENIZER,
+        (
+            Lesson(8_000),
+            Lesson(2_500, practice=True, batch=8, epochs=1, learning_rate=1.5e-3),
+            Lesson(2_000, epochs=1, learning_rate=1e-3),
+        ),
+    ),
+    "arithmetic": Plan(WORLDS_TOKENIZER, (Lesson(10_000),)),
+    "sorting": Plan(WORLDS_TOKENIZER, (Lesson(2_000),), context=5_120),  # its traces are six times as long
 }
 
 
 def plan_of(tasks: Sequence[str]) -> Plan:
-    """The plan of one task, or one for several: their updates together, in the tokenizer that knows all of them."""
+    """The plan of one task, or one for several: their lessons together, in the tokenizer that knows all of them."""
     plans = [PLANS[task] for task in tasks]
     if len(plans) == 1:
         return plans[0]
-    return Plan(
-        WORLDS_TOKENIZER,
-        sum(plan.steps for plan in plans),
-        sum(plan.practice for plan in plans),
-        context=max(plan.context for plan in plans),
-    )
+    together = [list(filter(None, each)) for each in zip_longest(*(plan.lessons for plan in plans))]
+    lessons = [replace(each[0], steps=sum(lesson.steps for lesson in each)) for each in together]
+    return Plan(WORLDS_TOKENIZER, tuple(lessons), context=max(plan.context for plan in plans))
+
+
+def traces_of(
+    lesson: Lesson, tokenizer: PreTrainedTokenizerBase, worlds: Sequence[World], *, seed: int = SEED
+) -> list[EncodedTrace]:
+    """What a lesson takes, as token ids."""
+    draw = practice_traces if lesson.practice else student_traces
+    return draw(lesson.traces, tokenizer, worlds, seed)
 
 
 def student_traces(

@@ -9,13 +9,13 @@ stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import random
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +32,14 @@ from traceward.builtin.plans import (
     SEED,
     Plan,
     plan_of,
-    practice_traces,
-    student_traces,
+    traces_of,
 )
 from traceward.builtin.small import small_llama
 from traceward.data.formats import EncodedTrace
 from traceward.data.jsonl import write_json
 from traceward.data.tasks.worlds import WORLDS
 from traceward.errors import ConfigError
-from traceward.loading import load_tokenizer
+from traceward.loading import load_causal_lm, load_tokenizer
 from traceward.training.baselines import silence
 from traceward.training.checkpoints import Checkpoints
 from traceward.training.resume import train
@@ -118,7 +117,6 @@ def train_base(
     scratch: Path,
     *,
     steps: int,
-    practice: Sequence[EncodedTrace] = (),
     stop: int | None = None,
     batch: int = BATCH,
     learning_rate: float = LEARNING_RATE,
@@ -129,21 +127,16 @@ def train_base(
     the mean loss of every `every` updates. Traces longer than its context are left out. Seeded: same machine, same
     losses.
 
-    steps: of all updates.   practice: what comes before `traces`, whole batches of it.   stop: ends the same schedule
-    early.   checkpoints: where it goes on if it was stopped.
+    stop: ends the same schedule early.   checkpoints: where it goes on if it was stopped.
     """
     context = model.config.max_position_embeddings
-    rng = random.Random(f"batches-{SEED}")
-    parts = [[trace for trace in part if _length(trace) <= context] for part in (traces, practice)]
-    fitting, first = (in_batches(part, rng, batch) for part in parts)
-    if len(first) % batch:
-        raise ValueError(f"practice must be whole batches of {batch}: got {len(first)} traces that fit the context")
+    fitting = [trace for trace in traces if _length(trace) <= context]
     rows = [
         {
             "input_ids": torch.tensor([*trace.prompt_ids, *trace.completion_ids]),
             "labels": torch.tensor([IGNORED] * len(trace.prompt_ids) + list(trace.completion_ids)),
         }
-        for trace in [*first, *fitting]
+        for trace in in_batches(fitting, random.Random(f"batches-{SEED}"), batch)
     ]
     on_gpu = torch.cuda.is_available()
     trainer = CompletionTrainer(
@@ -184,7 +177,6 @@ def save_base(
     directory: Path,
     *,
     steps: int,
-    practice: Sequence[EncodedTrace] = (),
     batch: int = BATCH,
     learning_rate: float = LEARNING_RATE,
     checkpoints: int = 20,
@@ -192,14 +184,14 @@ def save_base(
     """Pre-train a model and save it with its tokenizer, in a directory that loads on its own; it is there whole or not
     at all. What an unfinished run has done lies beside it until it is whole.   checkpoints: how many are written."""
     unfinished = directory.with_name(f"{directory.name}.unfinished")
-    options = {"steps": steps, "batch": batch, "learning_rate": learning_rate}
-    _same_plan(unfinished / "plan.json", model, [*practice, *traces], options)
+    _same_plan(
+        unfinished / "plan.json", model, traces, {"steps": steps, "batch": batch, "learning_rate": learning_rate}
+    )
     losses = train_base(
         model,
         traces,
         unfinished / "trainer",
         steps=steps,
-        practice=practice,
         batch=batch,
         learning_rate=learning_rate,
         every=max(1, steps // 100),
@@ -228,21 +220,30 @@ def _same_plan(path: Path, model: PreTrainedModel, traces: Sequence[EncodedTrace
 
 
 def make_base(tasks: Sequence[str], directory: Path, *, steps: int | None = None) -> list[float]:
-    """A base of `tasks`; see `save_base`.   steps: a shorter or longer plan, of students' traces alone."""
+    """A base of `tasks`, lesson by lesson; see `save_base`. Returns the losses of all lessons; of one that an earlier
+    call has finished, none.   steps: one lesson of so many updates on students' traces, in place of the plan."""
     plan = plan_of(tasks)
     if steps is not None:
-        plan = dataclasses.replace(plan, steps=steps, practice=0)
+        plan = replace(plan, lessons=(replace(plan.lessons[0], steps=steps),))
     tokenizer, worlds = load_tokenizer(plan.tokenizer), [WORLDS[task] for task in tasks]
-    return save_base(
-        fresh_model(tokenizer, plan),
-        tokenizer,
-        student_traces(plan.traces, tokenizer, worlds),
-        directory,
-        steps=plan.steps + plan.practice,
-        practice=practice_traces(plan.batch * plan.practice, tokenizer, worlds),
-        batch=plan.batch,
-        learning_rate=plan.learning_rate,
-    )
+    before = [directory.with_name(f"{directory.name}.lesson-{at}") for at in range(1, len(plan.lessons))]
+    model, losses = fresh_model(tokenizer, plan), list[float]()
+    for at, (lesson, place) in enumerate(zip(plan.lessons, [*before, directory], strict=True)):
+        if place.exists():
+            model = load_causal_lm(place).train().requires_grad_(True)
+            continue
+        losses += save_base(
+            model,
+            tokenizer,
+            traces_of(lesson, tokenizer, worlds, seed=SEED + at),
+            place,
+            steps=lesson.steps,
+            batch=lesson.batch,
+            learning_rate=lesson.learning_rate,
+        )
+    for place in before:
+        shutil.rmtree(place)
+    return losses
 
 
 def rebuild_assets() -> list[float]:
@@ -253,10 +254,11 @@ def rebuild_assets() -> list[float]:
     build_tokenizer(TOKENIZER)
     build_spelling(WORLDS_TOKENIZER)
     plan = PLANS["stories"]
+    (lesson,) = plan.lessons
     tokenizer = load_tokenizer(plan.tokenizer)
-    model, traces = fresh_model(tokenizer, plan), student_traces(plan.traces, tokenizer)
+    model, traces = fresh_model(tokenizer, plan), traces_of(lesson, tokenizer, [WORLDS["stories"]])
     with tempfile.TemporaryDirectory() as trainer_files:
-        losses = train_base(model, traces, Path(trainer_files), steps=plan.steps, every=100)
+        losses = train_base(model, traces, Path(trainer_files), steps=lesson.steps, every=100)
     model.save_pretrained(STORIES_BASE)
     return losses
 
