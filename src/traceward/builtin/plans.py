@@ -60,7 +60,7 @@ PLANS: Mapping[str, Plan] = {
         (
             Lesson(8_000),
             Lesson(2_500, practice=True, batch=8, epochs=1, learning_rate=1.5e-3),
-            Lesson(2_000, epochs=1, learning_rate=1e-3),
+            Lesson(1_000, epochs=1, learning_rate=1e-3),
         ),
     ),
     "arithmetic": Plan(WORLDS_TOKENIZER, (Lesson(10_000),)),
