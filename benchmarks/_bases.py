@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from traceward.builtin import TOKENIZER, WORLDS_TOKENIZER
-from traceward.data.tasks import stories
+from traceward.data.tasks import stories, swaps
 from traceward.data.tasks.story_words import Shift
 from traceward.data.tasks.world import World
 from traceward.data.tasks.worlds import WORLDS
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 # A story's world for each of its shifts, and the other worlds.
 KINDS: Mapping[str, World] = {**WORLDS, **{str(s): stories.world(shift=s) for s in Shift if s is not Shift.NONE}}
+# Long chains of swaps: without them a base hardly learns to swap (docs/LOG.md).
+KINDS = {**KINDS, "practice": replace(WORLDS["swaps"], student=swaps.practice)}
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
     """family: of transformers' architectures.   students: of which worlds, in KINDS; they take turns.
 
-    checkpoints: how many are written while it is made.
+    checkpoints: how many are written while it is made.   after: a world whose own base it goes on from, which is of
+    its shape (builtin/plans.py).
     """
 
     family: str = "Llama"
@@ -39,13 +42,20 @@ class Base:
     batch: int = 16
     learning_rate: float = 2e-3
     checkpoints: int = 20
+    after: str = ""
 
 
-# In 24,000 updates swaps gets two thirds of what it has alone (builtin/pretrain.py) and arithmetic half; the kinds of
-# stories help each other, and together get what the shipped base has.
-EVERY_KIND = ("stories", "swaps", "arithmetic", "longer", "names", "swaps", "arithmetic", "wording", "all")
+# What learns slowest comes first and alone; the kinds of stories help each other.
+EVERY_KIND = ("stories", "swaps", "arithmetic", "longer", "names", "practice", "wording", "all")
 BASES = {
-    "all-kinds": Base(hidden=128, context=1024, tokenizer=WORLDS_TOKENIZER, students=EVERY_KIND, steps=24_000),
+    "all-kinds": Base(
+        hidden=128,
+        context=1024,
+        tokenizer=WORLDS_TOKENIZER,
+        students=EVERY_KIND,
+        steps=16_000,
+        after="arithmetic",
+    ),
     "llama": Base(),
     "qwen2": Base("Qwen2"),
     "qwen3": Base("Qwen3"),
@@ -67,18 +77,24 @@ BASES = {
 
 def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     """A base in a directory, whole or not at all; an unfinished one goes on.   steps: fewer or more than its own."""
+    from traceward.builtin import pretrain
     from traceward.builtin.plans import student_traces
     from traceward.builtin.pretrain import save_base
-    from traceward.loading import load_tokenizer
+    from traceward.loading import load_causal_lm, load_tokenizer
     from traceward.workflows.inputs import quiet
 
     quiet()
     base = BASES[name]
-    steps = steps or base.steps
     tokenizer = load_tokenizer(base.tokenizer)
+    model = fresh_model(base, tokenizer)
+    if base.after:
+        if not (before := directory.with_name(base.after)).exists():
+            pretrain.make_base([base.after], before, steps=steps)
+        model = load_causal_lm(before).train().requires_grad_(True)
+    steps = steps or base.steps
     traces = student_traces(base.batch * steps // base.epochs, tokenizer, [KINDS[name] for name in base.students])
     save_base(
-        fresh_model(base, tokenizer),
+        model,
         tokenizer,
         traces,
         directory,
