@@ -227,9 +227,11 @@ class ScoredTrace:
     unit_lows: the lowest token value inside each of these units, for a head that gives tokens values of their own
     (log-ratio, log-prob), else empty.
     policy_rewards: one per unit of *training*, where it was read against a policy.
+    exported_lows: as unit_lows, of the token values that `exported` is the sum of, where these are others.
     """
 
     exported: float
     unit_logits: tuple[float, ...] = field(default=())
     unit_lows: tuple[float, ...] = field(default=())
     policy_rewards: tuple[float, ...] = field(default=())
+    exported_lows: tuple[float, ...] = field(default=())

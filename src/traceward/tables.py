@@ -41,6 +41,8 @@ _NAMES = {
     "base_logprob": "base log-prob",
     "sft_logprob": "SFT log-prob",
     "sft_log_ratio": "SFT log-ratio",
+    "reward_exported": "reward, as exported",
+    "sft_log_ratio_exported": "SFT log-ratio, as exported",
     "base_logprob_token": "base least likely token",
     "sft_logprob_token": "SFT least likely token",
     "shortest": "shortest",

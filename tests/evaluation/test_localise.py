@@ -74,6 +74,12 @@ def test_one_bad_token_makes_a_step_suspicious_whatever_the_others_gain() -> Non
     assert suspicions(REWARD, Head.LOG_RATIO, found) == {REWARD: (4.0, 0.6)}
 
 
+def test_a_log_ratio_is_read_by_what_it_exports_too() -> None:
+    found = replace(read([1.0, -1.0], [-4.0, -0.6]), exported_lows=(-2.0, -3.0))
+    assert suspicions(REWARD, Head.LOG_RATIO, found) == {REWARD: (4.0, 0.6), "reward_exported": (2.0, 3.0)}
+    assert "sft_log_ratio_exported" in suspicions("sft_log_ratio", Head.LOG_RATIO, found)
+
+
 def test_a_log_prob_is_read_both_ways() -> None:
     rows = suspicions("base_logprob", Head.LOG_RATIO, read([-5.0, -6.0], [-4.0, -1.0]))
     assert rows == {"base_logprob": (5.0, 6.0), "base_logprob_token": (4.0, 1.0)}

@@ -147,6 +147,7 @@ def test_a_new_log_ratio_is_exactly_zero(make_reward: MakeReward, traces: list[E
         assert scored.exported < 0
 
 
+@pytest.mark.parametrize("share", [0.0, 0.75])
 @pytest.mark.parametrize(("family", "spec"), [("Llama", STEPS), ("Qwen2", UnitSpec(every=7)), ("Qwen3", DENSE)])
 def test_log_ratio_is_a_difference_of_log_probabilities(
     make_reward: MakeReward,
@@ -154,8 +155,10 @@ def test_log_ratio_is_a_difference_of_log_probabilities(
     tokenizer: PreTrainedTokenizerBase,
     family: str,
     spec: UnitSpec,
+    share: float,
 ) -> None:
     reward = make_reward(Head.LOG_RATIO, family=family, beta=0.5)
+    reward.reference_share = share
     assert reward.reference is not None
     some = [traces[0], *traces[-2:]]
     for trace, scored in zip(some, reward.score_encoded(some, spec=spec), strict=True):
@@ -164,9 +167,11 @@ def test_log_ratio_is_a_difference_of_log_probabilities(
         ratio = [0.5 * (p - q) for p, q in zip(own, ref, strict=True)]
         assert scored.unit_logits == pytest.approx(slow_units(ratio, ends), abs=2e-5)
         starts = [0, *(end + 1 for end in ends[:-1])]
-        lows = [min(ratio[start : end + 1]) for start, end in zip(starts, ends, strict=True)]
-        assert scored.unit_lows == pytest.approx(lows, abs=2e-5)
-        assert scored.exported == pytest.approx(sum(own), rel=1e-6)
+        exported = [p - share * q for p, q in zip(own, ref, strict=True)]
+        for values, found in ((ratio, scored.unit_lows), (exported, scored.exported_lows)):
+            lows = [min(values[start : end + 1]) for start, end in zip(starts, ends, strict=True)]
+            assert found == pytest.approx(lows, abs=2e-5)
+        assert scored.exported == pytest.approx(sum(exported), rel=1e-6)
 
 
 def test_unit_logits_of_every_granularity_sum_to_the_traces(

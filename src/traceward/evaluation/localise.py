@@ -45,10 +45,13 @@ def suspicion(head: Head, read: ScoredTrace) -> Array:
 
 
 def suspicions(name: str, head: Head, read: ScoredTrace) -> dict[str, tuple[float, ...]]:
-    """The rows that one scorer gives a localisation table: a reward or log-ratio its own, a model's log-prob two, the
-    drop over whole units and, as the reward is read, the least likely token (`NAME_token`)."""
+    """The rows that one scorer gives a localisation table: a reward or log-ratio its own and, of a log-ratio head, the
+    lowest token of what it exports (`NAME_exported`); a model's log-prob two, the drop over whole units and, as the
+    reward is read, the least likely token (`NAME_token`)."""
     if name in (REWARD, SFT_LOG_RATIO):
-        return {name: tuple(suspicion(head, read).tolist())}
+        exported = {f"{name}_exported": read.exported_lows} if read.exported_lows else {}
+        rows = {name: suspicion(head, read)} | {row: 0.0 - finite(row, lows) for row, lows in exported.items()}
+        return {row: tuple(values.tolist()) for row, values in rows.items()}
     drops = {name: read.unit_logits, f"{name}_token": read.unit_lows}
     return {row: tuple(logprob_suspicion(values).tolist()) for row, values in drops.items() if values}
 

@@ -40,7 +40,9 @@ RERANK = (
 )
 LOCALISE = (
     Method("reward", "Reward", Kind.OURS),
+    Method("reward_exported", "Reward, as exported", Kind.OURS_TOO),
     Method("sft_log_ratio", "SFT log-ratio"),
+    Method("sft_log_ratio_exported", "SFT log-ratio, as exported"),
     Method("sft_logprob", "SFT log-prob drop"),
     Method("sft_logprob_token", "SFT least likely token"),
     Method("base_logprob", "Base log-prob drop"),

@@ -44,6 +44,10 @@ class Reading(Protocol):
         """(B, U), None where tokens have no values of their own."""
         ...
 
+    def exported_lows(self, batch: TraceBatch) -> Tensor | None:
+        """(B, U) of the values that the exported reward is the sum of, None where there are none."""
+        ...
+
     def exported(self, trained: TraceBatch) -> Tensor:
         """(B,), at the units of training."""
         ...
@@ -66,6 +70,9 @@ class ScalarReading:
 
     def lows(self, _batch: TraceBatch) -> None:
         """A scalar head judges prefixes, not tokens."""
+
+    def exported_lows(self, _batch: TraceBatch) -> None:
+        """The exported reward is no sum over tokens."""
 
     def exported(self, trained: TraceBatch) -> Tensor:
         """The mean logit."""
@@ -107,12 +114,18 @@ class LogRatioReading:
         """Its lowest token."""
         return lowest_by_unit(self.beta * (self.logprobs_BT - self.ref_logprobs_BT), batch)
 
+    def exported_lows(self, batch: TraceBatch) -> Tensor:
+        """The lowest token of the exported reward."""
+        return lowest_by_unit(self._exported_BT, batch)
+
     def exported(self, trained: TraceBatch) -> Tensor:
         """The log-probability of the completion under p_phi, less a share of that under p_ref."""
+        return torch.where(trained.unit >= 0, self._exported_BT, 0.0).sum(1)
+
+    @property
+    def _exported_BT(self) -> Tensor:  # noqa: N802
         values = self.logprobs_BT
-        if self.reference_share:
-            values = values - self.reference_share * self.ref_logprobs_BT
-        return torch.where(trained.unit >= 0, values, 0.0).sum(1)
+        return values - self.reference_share * self.ref_logprobs_BT if self.reference_share else values
 
     def policy_reward(self, batch: TraceBatch, policy_logprobs_BT: Tensor) -> Tensor:  # noqa: N803
         """The log-ratio to the policy; the shaped reward f = log p_phi of airl, less log pi."""

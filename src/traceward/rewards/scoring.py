@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from traceward.data.formats import EncodedTrace
 from traceward.records import ScoredTrace, UnitSpec
@@ -56,18 +56,23 @@ def score_units(
         readouts = []
         for spec in specs:
             batch = trained if spec in (None, reward.spec) else reward.batch(some, spec)
-            units = (([()] * len(some),) * 2) if spec is None else _unit_values(reading, batch)
-            readouts.append([ScoredTrace(*values) for values in zip(exported, *units, rewards, strict=True)])
+            units = (([()] * len(some),) * 3) if spec is None else _unit_values(reading, batch)
+            logits, lows, exported_lows = units
+            columns = zip(exported, logits, lows, rewards, exported_lows, strict=True)
+            readouts.append([ScoredTrace(*values) for values in columns])
         return list(zip(*readouts, strict=True))
 
     with evaluating(reward):
         return in_batches(traces, read)
 
 
-def _unit_values(reading: Reading, batch: TraceBatch) -> tuple[Values, Values]:
-    """Logits and lows of every unit of each trace."""
-    lows = reading.lows(batch)
-    return unpadded(reading.logit(batch), batch), [()] * len(batch.unit) if lows is None else unpadded(lows, batch)
+def _unit_values(reading: Reading, batch: TraceBatch) -> tuple[Values, Values, Values]:
+    """Logits of every unit of each trace, and the lows of both kinds."""
+
+    def of_each(table: Tensor | None) -> Values:
+        return [()] * len(batch.unit) if table is None else unpadded(table, batch)
+
+    return of_each(reading.logit(batch)), of_each(reading.lows(batch)), of_each(reading.exported_lows(batch))
 
 
 @contextmanager

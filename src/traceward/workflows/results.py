@@ -33,6 +33,8 @@ LOCALISE = (
     "sft_logprob",
     "sft_logprob_token",
     "sft_log_ratio",
+    "sft_log_ratio_exported",
+    "reward_exported",
     "reward",
 )
 POLICIES = ("base", *(str(arm) for arm in Arm))

@@ -197,9 +197,16 @@ def _per_step(head: Head, found: ScoredTrace, trace: Trace) -> ScoredTrace:
         return found
     sentences, rest = logits[: len(logits) - tail], logits[len(logits) - tail :]
     whole = math.fsum(sentences) if head is Head.LOG_RATIO else sentences[-1]
-    lows = found.unit_lows
-    together = (min(lows[: len(sentences)]), *lows[len(sentences) :]) if lows else ()
-    return ScoredTrace(found.exported, (whole, *rest), together)
+
+    def together(lows: tuple[float, ...]) -> tuple[float, ...]:
+        return (min(lows[: len(sentences)]), *lows[len(sentences) :]) if lows else ()
+
+    return ScoredTrace(
+        found.exported,
+        (whole, *rest),
+        together(found.unit_lows),
+        exported_lows=together(found.exported_lows),
+    )
 
 
 def _check(read: Mapping[int, ScoredTrace], records: Sequence[TraceRecord], faults: Faults) -> None:
