@@ -147,16 +147,18 @@ def test_a_new_log_ratio_is_exactly_zero(make_reward: MakeReward, traces: list[E
         assert scored.exported < 0
 
 
-@pytest.mark.parametrize("share", [0.0, 0.75])
-@pytest.mark.parametrize(("family", "spec"), [("Llama", STEPS), ("Qwen2", UnitSpec(every=7)), ("Qwen3", DENSE)])
+@pytest.mark.parametrize(
+    ("family", "spec_and_share"),
+    [("Llama", (STEPS, 0.0)), ("Qwen2", (UnitSpec(every=7), 0.75)), ("Qwen3", (DENSE, 0.5))],
+)
 def test_log_ratio_is_a_difference_of_log_probabilities(
     make_reward: MakeReward,
     traces: list[EncodedTrace],
     tokenizer: PreTrainedTokenizerBase,
     family: str,
-    spec: UnitSpec,
-    share: float,
+    spec_and_share: tuple[UnitSpec, float],
 ) -> None:
+    spec, share = spec_and_share
     reward = make_reward(Head.LOG_RATIO, family=family, beta=0.5)
     reward.reference_share = share
     assert reward.reference is not None
