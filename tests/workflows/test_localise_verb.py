@@ -78,7 +78,7 @@ def test_a_threshold_is_tuned_on_other_traces_only(
     results = tmp_path / "r.json"
     verb("localise", test, "--reward", reward, "--base", policy, "--tune", tune, "--json", results)
     found = json.loads(results.read_text())
-    methods = {"reward", "base_logprob", "base_logprob_token"}
+    methods = {"reward", "reward_exported", "base_logprob", "base_logprob_token"}
     assert set(found["thresholds"]) == methods
     rows = found["official"]["labelled traces"]["overall"]["rows"]
     assert set(rows) == {*methods, "constant", "chance"}
