@@ -313,8 +313,8 @@ def student(rng: random.Random) -> Written:
 
 
 def practice(rng: random.Random) -> Written:
-    """Who has what at the start, and a trace without mistakes of many more swaps than a question has. Nearly every token
-    teaches what to look up in which line, of which students' traces tell little and a third of it wrong (docs/LOG.md).
+    """Who has what at the start, and a trace without mistakes of many more swaps than a question has. Nearly every
+    token teaches what to look up in which line; students' traces tell little of that, a third of it wrong (the log).
     """
     shuffle = make_shuffle(rng, told=LONG)
     start, _, _ = shuffle.text().partition("\n")
