@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from traceward.data.tasks.swaps import (
     EXPERT,
     LONG,
+    PRACTISED,
     STUDENT,
     THEMES,
     Layout,
@@ -169,7 +170,7 @@ def test_chances_of_a_student_are_used() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_practice_is_long_and_right(seed: int) -> None:
     question, trace = practice(random.Random(seed))
-    shuffle = make_shuffle(random.Random(seed), told=LONG)
+    shuffle = make_shuffle(random.Random(seed), PRACTISED, told=LONG)
     assert question == shuffle.text().split("\n")[0]
     assert len(shuffle.swaps) * len(shuffle.people) > LONG - len(shuffle.people)
     assert check(shuffle.text(), trace) == Verdict(correct=True, first_error=-1)

@@ -24,6 +24,7 @@ CAST = 7
 USUAL_CAST = 0.8  # share of questions with the first people of PEOPLE
 SIZES = (3, 3, 5, 5, 7)
 LONG = 60  # belongings that a practice trace tells of
+PRACTISED = (3, 5, 5, 7, 7)  # sizes; swaps among many are learned last
 COLOURS = (
     *("black", "brown", "orange", "pink", "red", "blue", "green", "purple", "yellow", "white"),
     *("gray", "golden", "silver"),
@@ -316,6 +317,6 @@ def practice(rng: random.Random) -> Written:
     """Who has what at the start, and a trace without mistakes of many more swaps than a question has. Nearly every
     token teaches what to look up in which line; students' traces tell little of that, a third of it wrong (the log).
     """
-    shuffle = make_shuffle(rng, told=LONG)
+    shuffle = make_shuffle(rng, PRACTISED, told=LONG)
     start, _, _ = shuffle.text().partition("\n")
     return start, write_trace(shuffle, rng, EXPERT)
