@@ -60,7 +60,7 @@ PLANS: Mapping[str, Plan] = {
         (
             Lesson(8_000),
             Lesson(5_500, practice=True, batch=8, epochs=1, learning_rate=1.5e-3),
-            Lesson(500, epochs=1, learning_rate=5e-4),
+            Lesson(600, epochs=1, learning_rate=1e-3),
         ),
     ),
     "arithmetic": Plan(WORLDS_TOKENIZER, (Lesson(10_000),)),
