@@ -16,10 +16,13 @@ from traceward.data.tasks.worlds import WORLDS
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# A story's world for each of its shifts, and the other worlds.
-KINDS: Mapping[str, World] = {**WORLDS, **{str(s): stories.world(shift=s) for s in Shift if s is not Shift.NONE}}
-# Long chains of swaps: without them a base hardly learns to swap (docs/LOG.md).
-KINDS = {**KINDS, "practice": replace(WORLDS["swaps"], student=swaps.practice)}
+# A story's world for each of its shifts, the other worlds, and long chains of swaps, without which a base hardly learns
+# to swap (docs/LOG.md).
+KINDS: Mapping[str, World] = {
+    **WORLDS,
+    **{str(shift): stories.world(shift=shift) for shift in Shift if shift is not Shift.NONE},
+    "practice": replace(WORLDS["swaps"], student=swaps.practice),
+}
 
 
 @dataclass(frozen=True, slots=True)
