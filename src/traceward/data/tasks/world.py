@@ -29,7 +29,7 @@ class Marked:
 class World:
     """expert, student: draw a new question and a trace of it.   check: the verdict on any trace of a question; it
     raises DataError for a question of another world.   variant: which one, where a world has several.   practice: what
-    a base is pre-trained on before students' traces, where these alone teach it too slowly."""
+    a base is pre-trained on between lessons on students' traces, where these alone teach it too slowly."""
 
     name: str
     expert: Callable[[random.Random], Written]
