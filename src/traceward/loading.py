@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from traceward.environment import keep_freed_memory
 from traceward.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def load_policy(
     One token ends a trace, the tokenizer's, whoever writes it: a policy that may end by others too (instruct models
     name several) would tell its rollouts from experts by their last token.
     """
+    keep_freed_memory()  # a policy samples
     policy, words = load_causal_lm(model, dtype, load_in_4bit=load_in_4bit), load_tokenizer(tokenizer)
     policy.generation_config.eos_token_id = words.eos_token_id
     rows = policy.get_input_embeddings().num_embeddings

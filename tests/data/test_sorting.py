@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceward.data.tasks.sorting import EXPERT, HABITS, NTH, STUDENT, Writer
+from traceward.data.tasks.sorting import EXPERT, HABITS, NTH, PRACTISED, STUDENT, Writer, practice
 from traceward.data.tasks.sorting_check import check
 from traceward.data.tasks.words import LONGEST, draw_words
 from traceward.records import Trace, Verdict
@@ -145,3 +145,12 @@ def test_chances_of_a_student_are_used(name: str) -> None:
     student = replace(EXPERT, **{name: 1.0})
     marks = [check(" ".join(WORDS), Writer(random.Random(s), student).write(WORDS)).first_error for s in range(10)]
     assert any(mark != -1 for mark in marks)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_practice_is_of_words_that_begin_alike_and_right(seed: int) -> None:
+    question, trace = practice(random.Random(seed))
+    words = question.split()
+    assert PRACTISED[0] <= len(words) <= PRACTISED[1]
+    assert len({word[0] for word in words}) <= 2
+    assert check(question, trace) == Verdict(correct=True, first_error=-1)

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from traceward.data.tasks.words import draw_words
+from traceward.data.tasks.words import draw_word, draw_words
 from traceward.data.tasks.world import Written
 from traceward.records import Trace
 
 SIZES = (6, 20)  # words of a question, both ends included
+PRACTISED = (3, 8)  # of a practice question
 NTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
@@ -191,3 +192,11 @@ def student(rng: random.Random) -> Written:
     """A new question with a student's trace."""
     words = draw_words(rng, rng.randint(*SIZES))
     return " ".join(words), Writer(rng, STUDENT).write(words)
+
+
+def practice(rng: random.Random) -> Written:
+    """A few words with one or two first letters, and their worked solution. Most of it is brackets, where one must know
+    which of the words that begin alike have been named; ordinary lists have few of them, and long ones."""
+    initials = {draw_word(rng)[0] for _ in range(2)}
+    words = draw_words(rng, rng.randint(*PRACTISED), initials)
+    return " ".join(words), Writer(rng, EXPERT).write(words)
