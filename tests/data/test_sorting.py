@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceward.data.tasks.sorting import EXPERT, HABITS, NTH, PRACTISED, STUDENT, Writer, practice
+from traceward.data.tasks.sorting import EXPERT, HABITS, MOVES, NTH, STUDENT, Writer, practice
 from traceward.data.tasks.sorting_check import check
 from traceward.data.tasks.words import LONGEST, draw_words
 from traceward.records import Trace, Verdict
@@ -147,10 +147,25 @@ def test_chances_of_a_student_are_used(name: str) -> None:
     assert any(mark != -1 for mark in marks)
 
 
+def in_order(chain: str) -> list[set[str]]:
+    """The words of each item of a chain."""
+    return [{*re.findall('"([^"]+)"', item)} for item in chain.split(" < ")]
+
+
 @pytest.mark.parametrize("seed", range(20))
-def test_practice_is_of_words_that_begin_alike_and_right(seed: int) -> None:
+def test_practice_is_single_right_moves_that_sort_no_list_to_its_end(seed: int) -> None:
     question, trace = practice(random.Random(seed))
-    words = question.split()
-    assert PRACTISED[0] <= len(words) <= PRACTISED[1]
-    assert len({word[0] for word in words}) <= 2
-    assert check(question, trace) == Verdict(correct=True, first_error=-1)
+    starts = question.split("\n")
+    assert (len(starts), len(trace.steps), trace.answer) == (MOVES, 2 * MOVES, None)
+    for start, looks, says in zip(starts, trace.steps[::2], trace.steps[1::2], strict=True):
+        now = in_order(start) if '"' in start else [{*start.split()}]
+        at = next(at for at, words in enumerate(now) if len(words) > 1)
+        nth = NTH.index(next(word for word in NTH if f" {word} letter" in looks))
+        looked = re.findall(r'"([^"]+)": "(.)" \((\d+)\)\.', looks)
+        assert {(word, word[nth], str(ord(word[nth]) - 96)) for word in now[at]} == {*looked}
+        groups = [
+            {*same} for _, same in groupby(sorted(now[at], key=lambda word: word[nth]), key=lambda word: word[nth])
+        ]
+        after = in_order(re.split("have:? ", says)[-1])
+        assert after == [*now[:at], *groups, *now[at + 1 :]]
+        assert max(map(len, after)) > 1

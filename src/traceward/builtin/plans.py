@@ -64,13 +64,14 @@ PLANS: Mapping[str, Plan] = {
         ),
     ),
     "arithmetic": Plan(WORLDS_TOKENIZER, (Lesson(10_000),)),
-    # Its traces are six times as long. Copying first, then which of the words that begin alike have been named.
+    # Its traces are six times as long. Copying first, then single moves: which of the words that begin alike have been
+    # named.
     "sorting": Plan(
         WORLDS_TOKENIZER,
         (
             Lesson(2_000),
             Lesson(2_000, practice=True, batch=8, epochs=1, learning_rate=1.5e-3),
-            Lesson(200, epochs=1, learning_rate=1e-3),
+            Lesson(300, epochs=1, learning_rate=1e-3),
         ),
         context=5_120,
     ),

@@ -7,17 +7,18 @@ al. 2022, Tyen et al. 2023, both Apache-2.0); the words are words.py's. Verdicts
 from __future__ import annotations
 
 import random
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from traceward.data.tasks.words import draw_word, draw_words
+from traceward.data.tasks.words import draw_words
 from traceward.data.tasks.world import Written
 from traceward.records import Trace
 
 SIZES = (6, 20)  # words of a question, both ends included
-PRACTISED = (3, 8)  # of a practice question
+MOVES, FIRST_MOVES = 3, 0.4  # of a practice trace, and the share of them that are a list's first, which is the longest
 NTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
@@ -195,8 +196,17 @@ def student(rng: random.Random) -> Written:
 
 
 def practice(rng: random.Random) -> Written:
-    """A few words with one or two first letters, and their worked solution. Most of it is brackets, where one must know
-    which of the words that begin alike have been named; ordinary lists have few of them, and long ones."""
-    initials = {draw_word(rng)[0] for _ in range(2)}
-    words = draw_words(rng, rng.randint(*PRACTISED), initials)
-    return " ".join(words), Writer(rng, EXPERT).write(words)
+    """Single moves without mistakes, each in a list of its own: the letters that are looked at, and what is then known.
+    The question is what every move starts from. None sorts its list to the end, so that nothing is a solution.
+    """
+    starts: list[str] = []
+    steps: list[str] = []
+    while len(steps) < 2 * MOVES:
+        words = draw_words(rng, rng.randint(*SIZES))
+        told = Writer(rng, EXPERT).write(words).steps[:-1]
+        moves = list(zip(told[::2], told[1::2], strict=True))
+        if len(moves) > 1:
+            at = 0 if len(moves) == 2 or rng.random() < FIRST_MOVES else rng.randrange(1, len(moves) - 1)
+            starts.append(re.split("have:? ", moves[at - 1][-1])[-1] if at else " ".join(words))
+            steps.extend(moves[at])
+    return "\n".join(starts), Trace(tuple(steps))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection
 
 STEMS: tuple[str, ...] = tuple(
     re.findall(
@@ -111,20 +110,17 @@ def draw_word(rng: random.Random) -> str:
     return word
 
 
-def draw_words(rng: random.Random, count: int, initials: Collection[str] = ()) -> list[str]:
+def draw_words(rng: random.Random, count: int) -> list[str]:
     """`count` different words whose order two letters settle, each time: none begins with another one, and no
     apostrophe decides.
 
-    initials: all begin with one of them; left out, half of the lists lean towards a few, so that there is more to
-    compare than first letters.
+    Half of the lists lean towards a few first letters, so that there is more to compare than these.
     """
-    favoured = initials
-    if not initials and rng.random() < 0.5:
-        favoured = rng.sample(sorted({stem[0] for stem in STEMS}), max(2, count // 3))
+    favoured = rng.sample(sorted({stem[0] for stem in STEMS}), max(2, count // 3)) if rng.random() < 0.5 else []
     found: list[str] = []
     while len(found) < count:
         word = draw_word(rng)
-        if favoured and word[0] not in favoured and (initials or rng.random() < 0.6):
+        if favoured and word[0] not in favoured and rng.random() < 0.6:
             continue
         if all(_told_apart(word, other) for other in found):
             found.append(word)
