@@ -29,8 +29,8 @@ KINDS: Mapping[str, World] = {
 class Base:
     """family: of transformers' architectures.   students: of which worlds, in KINDS; they take turns.
 
-    checkpoints: how many are written while it is made.   after: a world whose own base it goes on from, which is of
-    its shape (builtin/plans.py).
+    checkpoints: how many are written while it is made.   after: a world that it goes on from the first lesson of, which
+    is of its shape (builtin/plans.py).
     """
 
     family: str = "Llama"
@@ -81,7 +81,7 @@ BASES = {
 def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     """A base in a directory, whole or not at all; an unfinished one goes on.   steps: fewer or more than its own."""
     from traceward.builtin import pretrain
-    from traceward.builtin.plans import student_traces
+    from traceward.builtin.plans import PLANS, student_traces
     from traceward.builtin.pretrain import save_base
     from traceward.loading import load_causal_lm, load_tokenizer
     from traceward.workflows.inputs import quiet
@@ -92,7 +92,7 @@ def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     model = fresh_model(base, tokenizer)
     if base.after:
         if not (before := directory.with_name(base.after)).exists():
-            pretrain.make_base([base.after], before, steps=steps)
+            pretrain.make_base([base.after], before, steps=steps or PLANS[base.after].lessons[0].steps)
         model = load_causal_lm(before).train().requires_grad_(True)
     steps = steps or base.steps
     traces = student_traces(base.batch * steps // base.epochs, tokenizer, [KINDS[name] for name in base.students])

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceward.data.tasks.arithmetic import EXPERT, LARGEST, RULES, STUDENT, Flat, Question, Writer, make_question
+from traceward.data.tasks.arithmetic import (
+    EXPERT,
+    LARGEST,
+    RULES,
+    STUDENT,
+    Flat,
+    Question,
+    Writer,
+    make_question,
+    practice,
+)
 from traceward.data.tasks.arithmetic_check import check
 from traceward.data.tasks.expressions import parse, parts, show, value
 from traceward.errors import DataError
@@ -129,3 +139,14 @@ def test_any_number_changed_after_an_equals_sign_is_found(seed: int) -> None:
     step = re.sub(r"= \(?(-?\d+)\)?(?=\.)", lambda found: f"= {int(found[1]) + 1}", trace.steps[index])
     steps = (*trace.steps[:index], step, *trace.steps[index + 1 :])
     assert check(question.text(), Trace(steps, trace.answer)) == Verdict(True, index)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_practice_is_single_right_calculations(seed: int) -> None:
+    question, trace = practice(random.Random(seed))
+    starts = question.split("\n")
+    assert (len(starts), trace.answer) == (len(trace.steps), None)
+    for start, step in zip(starts, trace.steps, strict=True):
+        _, *lines = step.removesuffix(".").split(" = ")
+        assert lines[0] == start
+        assert {python(line) for line in lines} == {python(start)}

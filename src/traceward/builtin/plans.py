@@ -63,7 +63,15 @@ PLANS: Mapping[str, Plan] = {
             Lesson(600, epochs=1, learning_rate=1e-3),
         ),
     ),
-    "arithmetic": Plan(WORLDS_TOKENIZER, (Lesson(10_000),)),
+    # How steps are laid out first, then what sums and products are.
+    "arithmetic": Plan(
+        WORLDS_TOKENIZER,
+        (
+            Lesson(10_000),
+            Lesson(5_000, practice=True, batch=8, epochs=1, learning_rate=1.5e-3),
+            Lesson(600, epochs=1, learning_rate=1e-3),
+        ),
+    ),
     # Its traces are six times as long. Copying first, then single moves: which of the words that begin alike have been
     # named.
     "sorting": Plan(

@@ -192,13 +192,18 @@ class Writer:
         steps = [f'This equation can be written as "{form}", where {joined}.']
         results = {}
         for letter, flat in question.brackets.items():
-            lines, results[letter] = self.work_out(flat)
-            steps.append(f"Let's calculate {letter} = {' = '.join(lines)}.")
-        lines, answer = self._finish(fill(plan, results))
+            step, results[letter] = self.told(letter, flat)
+            steps.append(step)
+        lines, answer = self.finish(fill(plan, results))
         steps.append(f"Then, the final equation is {' = '.join([form, *lines])}. So the answer is {answer}")
         return Trace(tuple(steps), str(answer))
 
-    def _finish(self, now: Tree) -> tuple[list[str], int]:
+    def told(self, letter: str, flat: Flat) -> tuple[str, int]:
+        """The step that works a bracket out, and its result."""
+        lines, result = self.work_out(flat)
+        return f"Let's calculate {letter} = {' = '.join(lines)}.", result
+
+    def finish(self, now: Tree) -> tuple[list[str], int]:
         """The equation in numbers, its innermost pairs worked out line by line."""
         lines = [self._shown(now)]
         while isinstance(now, tuple):
@@ -229,3 +234,23 @@ def student(rng: random.Random) -> Written:
     """A new question with a student's trace."""
     question = make_question(rng)
     return question.text(), Writer(rng, STUDENT).write(question)
+
+
+def practice(rng: random.Random) -> Written:
+    """Single calculations without mistakes, each of a question of its own: a bracket, or what its brackets come to. The
+    question is what they start from, and none works anything out from its beginning to its end.
+    """
+    starts: list[str] = []
+    steps: list[str] = []
+    for letter in LETTERS:
+        question, writer = make_question(rng), Writer(rng, EXPERT)
+        if rng.random() < 0.5:
+            flat = question.brackets[rng.choice(sorted(question.brackets))]
+            starts.append(flat.text())
+            steps.append(writer.told(letter, flat)[0])
+        else:
+            results = {name: value(parse(flat.text())) for name, flat in question.brackets.items()}
+            lines, _ = writer.finish(fill(question.plan, results))
+            starts.append(lines[0])
+            steps.append(f"Then, the final equation is {' = '.join([show(question.plan), *lines])}.")
+    return "\n".join(starts), Trace(tuple(steps))

@@ -20,7 +20,9 @@ WORLDS: Mapping[str, World] = {
     for world in (
         stories.world(),
         World("swaps", swaps.expert, swaps.student, swaps_check.check, practice=swaps.practice),
-        World("arithmetic", arithmetic.expert, arithmetic.student, arithmetic_check.check),
+        World(
+            "arithmetic", arithmetic.expert, arithmetic.student, arithmetic_check.check, practice=arithmetic.practice
+        ),
         World("sorting", sorting.expert, sorting.student, sorting_check.check, practice=sorting.practice),
     )
 }
