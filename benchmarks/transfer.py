@@ -42,6 +42,7 @@ Cell = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--axis", action="append", choices=AXES, help="which to run; all of them by default")
+    parser.add_argument("--seed", type=int, help="this one alone; a later call without it runs the others")
     parser.add_argument("--quick", action="store_true", help="a small run, to see that the script works")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-transfer"), help="where the runs are kept")
     chosen = parser.parse_args()
@@ -51,9 +52,11 @@ def main() -> None:
     for axis in chosen.axis or AXES:
         matrix = with_bases(axis, (chosen.runs / f"bases{suffix}").resolve(), quick=chosen.quick)
         out = chosen.runs / f"{axis}{suffix}"
-        found = run_matrix(matrix, out=out, seed=0 if chosen.quick else None, overrides=QUICK if chosen.quick else ())
+        seed = 0 if chosen.quick else chosen.seed
+        found = run_matrix(matrix, out=out, seed=seed, overrides=QUICK if chosen.quick else ())
         table = json.loads((found / TABLE).read_text(encoding="utf-8"))
-        details[axis] = {"command": f"python benchmarks/transfer.py --axis {axis}", **table}
+        command = f"python benchmarks/transfer.py --axis {axis}" + ("" if seed is None else f" --seed {seed}")
+        details[axis] = {"command": command, **table}
         summary = {name: value for axis, table in details.items() for name, value in summarise(axis, table).items()}
         seeds = sorted({seed for table in details.values() for seed in table["seeds"]})
         print(record("transfer", seeds=seeds, summary=summary, details=details, quick=chosen.quick))
