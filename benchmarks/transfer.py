@@ -52,7 +52,7 @@ def main() -> None:
     for axis in chosen.axis or AXES:
         matrix = with_bases(axis, (chosen.runs / f"bases{suffix}").resolve(), quick=chosen.quick)
         out = chosen.runs / f"{axis}{suffix}"
-        seed = 0 if chosen.quick else chosen.seed
+        seed = 0 if chosen.quick and chosen.seed is None else chosen.seed
         found = run_matrix(matrix, out=out, seed=seed, overrides=QUICK if chosen.quick else ())
         table = json.loads((found / TABLE).read_text(encoding="utf-8"))
         command = f"python benchmarks/transfer.py --axis {axis}" + ("" if seed is None else f" --seed {seed}")

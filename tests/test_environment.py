@@ -10,8 +10,9 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from traceward.environment import keep_freed_memory
-keep_freed_memory()
+from traceward.builtin import STORIES_BASE, TOKENIZER
+from traceward.loading import load_policy
+load_policy(STORIES_BASE, TOKENIZER)
 cache = [torch.ones(64, 128 * 128) for _ in range(8)]  # 4 MB each, as keys and values of layers
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for token in range(40):
@@ -31,6 +32,6 @@ def fetched(**environment: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone")
-def test_memory_that_tensors_give_back_is_kept_unless_the_user_has_set_malloc() -> None:
-    assert fetched() < 400
-    assert fetched(MALLOC_ARENA_MAX="8") > 1000  # any setting of the user's leaves glibc as it is
+def test_with_a_policy_memory_that_tensors_give_back_is_kept_unless_the_user_has_set_a_threshold() -> None:
+    assert fetched(MALLOC_ARENA_MAX="8") < 400
+    assert fetched(MALLOC_MMAP_THRESHOLD_="131072") > 1000

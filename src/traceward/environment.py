@@ -37,10 +37,10 @@ def keep_freed_memory() -> None:
     """Have glibc keep memory that tensors on a CPU give back, up to a gigabyte of it, for the next ones.
 
     Left to itself it fetches new pages for whatever is larger than all that was given back before. Keys and values are
-    copied for every token sampled, each time a little larger: up to half of the time (docs/LOG.md). What the user has
-    set for `malloc` stays, and other C libraries are left alone.
+    copied for every token sampled, each time a little larger: half of the time of long samples (docs/LOG.md). A
+    threshold that the user has set stays, and other C libraries are left alone.
     """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+    if sys.platform != "linux" or {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
         return
     if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
         set_option(M_MMAP_THRESHOLD, MMAP)
