@@ -63,23 +63,21 @@ PLANS: Mapping[str, Plan] = {
             Lesson(600, epochs=1, learning_rate=1e-3),
         ),
     ),
-    # How steps are laid out first, then what sums and products are.
+    # What sums and products are first, then how students lay steps out. In the same time students alone teach less of both.
     "arithmetic": Plan(
         WORLDS_TOKENIZER,
         (
-            Lesson(10_000),
-            Lesson(5_000, practice=True, batch=8, epochs=1, learning_rate=1.5e-3),
+            Lesson(10_000, practice=True, batch=8, epochs=1),
             Lesson(600, epochs=1, learning_rate=1e-3),
         ),
     ),
-    # Its traces are six times as long. Copying first, then single moves: which of the words that begin alike have been
+    # Its traces are six times as long. Single moves first: copying, and which of the words that begin alike have been
     # named.
     "sorting": Plan(
         WORLDS_TOKENIZER,
         (
-            Lesson(2_000),
-            Lesson(2_000, practice=True, batch=8, epochs=1, learning_rate=1.5e-3),
-            Lesson(300, epochs=1, learning_rate=1e-3),
+            Lesson(5_500, practice=True, batch=8, epochs=1),
+            Lesson(400, batch=8, epochs=1, learning_rate=1e-3),
         ),
         context=5_120,
     ),
@@ -91,8 +89,10 @@ def plan_of(tasks: Sequence[str]) -> Plan:
     plans = [PLANS[task] for task in tasks]
     if len(plans) == 1:
         return plans[0]
-    together = [list(filter(None, each)) for each in zip_longest(*(plan.lessons for plan in plans))]
-    lessons = [replace(each[0], steps=sum(lesson.steps for lesson in each)) for each in together]
+    # A plan that begins with practice joins those that begin with students there.
+    begun = [(None, *plan.lessons) if plan.lessons[0].practice else plan.lessons for plan in plans]
+    together = [list(filter(None, each)) for each in zip_longest(*begun)]
+    lessons = [replace(each[0], steps=sum(lesson.steps for lesson in each)) for each in together if each]
     return Plan(WORLDS_TOKENIZER, tuple(lessons), context=max(plan.context for plan in plans))
 
 

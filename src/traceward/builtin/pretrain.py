@@ -38,6 +38,7 @@ from traceward.builtin.small import small_llama
 from traceward.data.formats import EncodedTrace
 from traceward.data.jsonl import write_json
 from traceward.data.tasks.worlds import WORLDS
+from traceward.environment import keep_freed_memory
 from traceward.errors import ConfigError
 from traceward.loading import load_causal_lm, load_tokenizer
 from traceward.training.baselines import silence
@@ -138,6 +139,7 @@ def train_base(
         }
         for trace in in_batches(fitting, random.Random(f"batches-{SEED}"), batch)
     ]
+    keep_freed_memory()
     on_gpu = torch.cuda.is_available()
     trainer = CompletionTrainer(
         model=model,
@@ -224,7 +226,8 @@ def make_base(tasks: Sequence[str], directory: Path, *, steps: int | None = None
     call has finished, none.   steps: one lesson of so many updates on students' traces, in place of the plan."""
     plan = plan_of(tasks)
     if steps is not None:
-        plan = replace(plan, lessons=(replace(plan.lessons[0], steps=steps),))
+        of_students = next(lesson for lesson in plan.lessons if not lesson.practice)
+        plan = replace(plan, lessons=(replace(of_students, steps=steps),))
     tokenizer, worlds = load_tokenizer(plan.tokenizer), [WORLDS[task] for task in tasks]
     before = [directory.with_name(f"{directory.name}.lesson-{at}") for at in range(1, len(plan.lessons))]
     model, losses = fresh_model(tokenizer, plan), list[float]()

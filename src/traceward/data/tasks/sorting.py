@@ -18,7 +18,7 @@ from traceward.data.tasks.world import Written
 from traceward.records import Trace
 
 SIZES = (6, 20)  # words of a question, both ends included
-MOVES, FIRST_MOVES = 3, 0.4  # of a practice trace, and the share of them that are a list's first, which is the longest
+FIRST_MOVES = 0.4  # of practice: the share of a list's first ones, which are the longest
 NTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
@@ -196,17 +196,14 @@ def student(rng: random.Random) -> Written:
 
 
 def practice(rng: random.Random) -> Written:
-    """Single moves without mistakes, each in a list of its own: the letters that are looked at, and what is then known.
-    The question is what every move starts from. None sorts its list to the end, so that nothing is a solution.
+    """A single move without mistakes: the letters that are looked at, and what is then known. The question is what the
+    move starts from. None sorts its list to the end, so that nothing is a solution.
     """
-    starts: list[str] = []
-    steps: list[str] = []
-    while len(steps) < 2 * MOVES:
+    while True:
         words = draw_words(rng, rng.randint(*SIZES))
         told = Writer(rng, EXPERT).write(words).steps[:-1]
         moves = list(zip(told[::2], told[1::2], strict=True))
         if len(moves) > 1:
             at = 0 if len(moves) == 2 or rng.random() < FIRST_MOVES else rng.randrange(1, len(moves) - 1)
-            starts.append(re.split("have:? ", moves[at - 1][-1])[-1] if at else " ".join(words))
-            steps.extend(moves[at])
-    return "\n".join(starts), Trace(tuple(steps))
+            start = re.split("have:? ", moves[at - 1][-1])[-1] if at else " ".join(words)
+            return start, Trace(moves[at])
