@@ -29,8 +29,8 @@ KINDS: Mapping[str, World] = {
 class Base:
     """family: of transformers' architectures.   students: of which worlds, in KINDS; they take turns.
 
-    checkpoints: how many are written while it is made.   after: a world that it goes on from the first lesson of, which
-    is of its shape (builtin/plans.py).
+    checkpoints: how many are written while it is made.   after: a world of which it has learned from students before,
+    as its plan's shape (builtin/plans.py) is the same, in so many updates.
     """
 
     family: str = "Llama"
@@ -46,6 +46,7 @@ class Base:
     learning_rate: float = 2e-3
     checkpoints: int = 20
     after: str = ""
+    after_steps: int = 0
 
 
 # What learns slowest comes first and alone; the kinds of stories help each other.
@@ -58,6 +59,7 @@ BASES = {
         students=EVERY_KIND,
         steps=16_000,
         after="arithmetic",
+        after_steps=10_000,
     ),
     "llama": Base(),
     "qwen2": Base("Qwen2"),
@@ -81,7 +83,7 @@ BASES = {
 def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     """A base in a directory, whole or not at all; an unfinished one goes on.   steps: fewer or more than its own."""
     from traceward.builtin import pretrain
-    from traceward.builtin.plans import PLANS, student_traces
+    from traceward.builtin.plans import student_traces
     from traceward.builtin.pretrain import save_base
     from traceward.loading import load_causal_lm, load_tokenizer
     from traceward.workflows.inputs import quiet
@@ -92,7 +94,7 @@ def make_base(name: str, directory: Path, steps: int | None = None) -> None:
     model = fresh_model(base, tokenizer)
     if base.after:
         if not (before := directory.with_name(base.after)).exists():
-            pretrain.make_base([base.after], before, steps=steps or PLANS[base.after].lessons[0].steps)
+            pretrain.make_base([base.after], before, steps=steps or base.after_steps)
         model = load_causal_lm(before).train().requires_grad_(True)
     steps = steps or base.steps
     traces = student_traces(base.batch * steps // base.epochs, tokenizer, [KINDS[name] for name in base.students])

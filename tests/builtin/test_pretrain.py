@@ -51,13 +51,16 @@ def test_tasks_take_turns_in_one_stream(tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def test_a_plan_of_several_tasks_holds_all_of_them() -> None:
-    plan = plan_of(["stories", "swaps", "sorting"])
+    tasks = ("stories", "swaps", "sorting")
+    plan = plan_of(tasks)
     assert [lesson.practice for lesson in plan.lessons] == [False, True, False]
-    for at, lesson in enumerate(plan.lessons):
-        their = [PLANS[task].lessons[at] for task in ("stories", "swaps", "sorting") if at < len(PLANS[task].lessons)]
-        assert lesson == replace(their[-1], steps=sum(each.steps for each in their))
+    (stories,), swaps, sorting = (PLANS[task].lessons for task in tasks)
+    together = ((stories, swaps[0]), (swaps[1], sorting[0]), (swaps[2], sorting[1]))
+    for lesson, their in zip(plan.lessons, together, strict=True):
+        assert lesson == replace(their[0], steps=sum(each.steps for each in their))
     assert (plan.context, plan.tokenizer) == (PLANS["sorting"].context, WORLDS_TOKENIZER)
     assert plan_of(["stories"]) == PLANS["stories"]
+    assert [lesson.practice for lesson in plan_of(["arithmetic", "sorting"]).lessons] == [True, False]
 
 
 @pytest.mark.parametrize("task", [task for task in WORLDS if task != "stories"])

@@ -63,7 +63,7 @@ PLANS: Mapping[str, Plan] = {
             Lesson(600, epochs=1, learning_rate=1e-3),
         ),
     ),
-    # What sums and products are first, then how students lay steps out. In the same time students alone teach less of both.
+    # What sums and products are first, then how students lay steps out.
     "arithmetic": Plan(
         WORLDS_TOKENIZER,
         (
