@@ -1,9 +1,8 @@
 """A discriminator whose weights or states are sharded: python benchmarks/_sharded.py KIND OUT
 
-KIND: plain (one process), fsdp2, zero2 (both under torchrun; zero2 where deepspeed is installed). The same updates,
-look and scores, the reward saved, and a checkpoint taken back; what is written must be the same. accelerate shards by
-FSDP on GPUs only: here its own FSDP2 code is told to run on CPUs. `benchmarks/distributed.py` and
-tests/training/test_distribution.py compare.
+KIND: plain (one process), fsdp2, zero2, zero3 (under torchrun; the last two where deepspeed is installed). The same
+updates, look and scores, the reward saved, and a checkpoint taken back; what is written must be the same.
+`benchmarks/distributed.py` and tests/training/test_distribution.py compare.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from accelerate import Accelerator, DeepSpeedPlugin, PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from _on_cpus import KINDS, shard_on_cpus
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from traceward.builtin import TOKENIZER
 from traceward.builtin.small import small_llama
@@ -29,7 +29,7 @@ from traceward.loading import load_tokenizer
 from traceward.records import Head, Rollout, Trace, UnitSpec
 from traceward.rewards.model import new_reward
 from traceward.training.critic import Critic
-from traceward.training.distribution import is_main, save_whole, shared_scores
+from traceward.training.distribution import in_pieces, is_main, load_whole, save_whole, shared_scores
 from traceward.training.settings import CriticSettings
 from traceward.workflows.inputs import quiet
 
@@ -40,18 +40,10 @@ def prepared_by(kind: str) -> Accelerator | None:
     """The Accelerator that a trainer would hand over."""
     if kind == "plain":
         return None
-    if kind == "zero2":
-        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-        PartialState(backend="gloo")
-        plugin = DeepSpeedPlugin(zero_stage=2, gradient_accumulation_steps=1)
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
-        return Accelerator(deepspeed_plugin=plugin)
-    found = Accelerator(cpu=True)
-    if kind == "fsdp2":
-        found.state.distributed_type = DistributedType.FSDP
-        found.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
-        )
+    shard_on_cpus(kind)
+    found = Accelerator(cpu=kind == "fsdp2")
+    if kind != "fsdp2":
+        found.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
     return found
 
 
@@ -69,6 +61,7 @@ def poor_rollouts(items: list[Any], tokenizer: Any) -> list[Rollout]:
 
 def learn(accelerator: Accelerator | None, head: Head, out: Path) -> dict[str, Any]:
     """Updates, a look, scores, a checkpoint taken back; the reward in `out`."""
+    load_whole()
     tokenizer = load_tokenizer(TOKENIZER)
     policy = small_llama(tokenizer, hidden=32, intermediate=64, layers=2, heads=4, context=256, seed=0)
     policy.config.classifier_dropout = 0.0
@@ -87,6 +80,7 @@ def learn(accelerator: Accelerator | None, head: Head, out: Path) -> dict[str, A
     found["look"] = critic.discrimination(critic.positives(items) + critic.rollouts(rollouts))
     traces = [EncodedTrace(r.prompt_ids, r.completion_ids, r.problem_id) for r in rollouts]
     found["scores"] = [score.exported for score in shared_scores(reward, traces, spec=None)]
+    found["pieces"] = in_pieces(reward.backbone)
     save_whole(reward.backbone, partial(reward.save, out))
     if accelerator is None or accelerator.distributed_type is not DistributedType.DEEPSPEED:
         state = critic.state_dict()
@@ -99,7 +93,7 @@ def learn(accelerator: Accelerator | None, head: Head, out: Path) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["plain", "fsdp2", "zero2"])
+    parser.add_argument("kind", choices=["plain", *KINDS[1:]])
     parser.add_argument("out", type=Path)
     chosen = parser.parse_args()
     quiet()

@@ -3,8 +3,11 @@
 The same recorded rollouts, three rounds with two discriminator updates each, every objective, head and credit: by one
 process, and by two that talk over gloo (DDP). The summary holds the largest difference of any weight of policy and
 discriminator (`weights`), of any advantage (`advantages`), and of any logged figure of the discriminator (`figures`),
-in all and for each objective and credit; `moved` is the smallest distance that any case's weights had come. `fsdp2`
-(and `zero2`, where deepspeed is installed) are the largest differences of a discriminator that is sharded.
+in all and for each objective and credit; `moved` is the smallest distance that any case's weights had come.
+
+`fsdp2` (and `zero2`, `zero3`, where deepspeed is installed) are the largest differences of a discriminator that is
+sharded; `run.fsdp2` and so on those of any weight, of policies and rewards, after a whole `traceward train` of
+_together.toml by two processes, from the same by DDP, and `run.moved` how far its policy came.
 """
 
 from __future__ import annotations
@@ -70,12 +73,36 @@ def sharded(kind: str, room: Path) -> float:
     return largest(pairs)
 
 
+def trained(kind: str, room: Path) -> dict[str, torch.Tensor]:
+    """Every weight that a whole run of two processes learns."""
+    run = room / f"run-{kind}"
+    command = [*LAUNCH, str(HERE / "_on_cpus.py"), kind, "train", str(HERE / "_together.toml"), "--out", str(run)]
+    subprocess.run([*command, "--set", "run.checkpoint_every=0"], check=True)
+    return {
+        f"{place}/{name}": weights
+        for place in ("policies/sft", "policies/adversarial", "reward/model", "reward-after/model")
+        for name, weights in load_file(run / place / "model.safetensors").items()
+    }
+
+
+def runs(kinds: list[str], room: Path) -> dict[str, float]:
+    """The figures of whole runs."""
+    whole = trained("ddp", room)
+    found = {f"run.{kind}": largest([(whole[k], v) for k, v in trained(kind, room).items()]) for kind in kinds}
+    ways = [
+        (weights, whole[name.replace("/adversarial/", "/sft/")])
+        for name, weights in whole.items()
+        if "/adversarial/" in name
+    ]
+    return {**found, "run.moved": largest(ways)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two cases, to see that the script works")
     quick = parser.parse_args().quick
     cases = QUICK if quick else names()
-    kinds = ["fsdp2", *(["zero2"] if importlib.util.find_spec("deepspeed") else [])]
+    kinds = ["fsdp2", *(["zero2", "zero3"] if importlib.util.find_spec("deepspeed") else [])]
     with tempfile.TemporaryDirectory() as scratch:
         room = Path(scratch)
         for name, launch in (("one", [sys.executable]), ("two", LAUNCH)):
@@ -83,7 +110,7 @@ def main() -> None:
             subprocess.run(command, check=True)
         one, two = torch.load(room / "one.pt"), torch.load(room / "two.pt")
         details = {case: differences(one[case], two[case]) for case in cases if one[case] is not None}
-        shards = {kind: sharded(kind, room) for kind in kinds}
+        shards = {kind: sharded(kind, room) for kind in kinds} | runs(kinds, room)
     summary: dict[str, float | None] = dict(shards)
     for measure in ("weights", "advantages", "figures"):
         summary[measure] = max(found[measure] for found in details.values())

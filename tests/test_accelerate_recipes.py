@@ -14,8 +14,10 @@ FILES = sorted((Path(__file__).parents[1] / "recipes" / "accelerate").glob("*.ya
 KINDS = {
     "ddp": DistributedType.MULTI_GPU,
     "deepspeed-zero2": DistributedType.DEEPSPEED,
+    "deepspeed-zero3": DistributedType.DEEPSPEED,
     "fsdp2": DistributedType.FSDP,
     "multi-node": DistributedType.MULTI_GPU,
+    "multi-node-deepspeed-zero3": DistributedType.DEEPSPEED,
     "multi-node-fsdp2": DistributedType.FSDP,
 }
 
@@ -58,9 +60,12 @@ def test_fsdp_is_its_second_version_and_loads_whole_models_first(monkeypatch: py
     assert plugin.state_dict_type.name == "FULL_STATE_DICT"
 
 
-def test_deepspeed_shards_no_weights() -> None:
-    # The discriminator is scored outside its engine, where ZeRO 3 would leave it without weights.
-    (file,) = (file for file in FILES if file.stem == "deepspeed-zero2")
+@pytest.mark.parametrize(
+    ("stem", "stage"), [("deepspeed-zero2", "2"), ("deepspeed-zero3", "3"), ("multi-node-deepspeed-zero3", "3")]
+)
+def test_deepspeed_shards_what_every_process_has_loaded(stem: str, stage: str) -> None:
+    (file,) = (file for file in FILES if file.stem == stem)
     found = environment(file)
     assert found["ACCELERATE_USE_DEEPSPEED"] == "true"
-    assert found["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "2"
+    assert found["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == stage
+    assert found["ACCELERATE_DEEPSPEED_ZERO3_INIT"] == "false"

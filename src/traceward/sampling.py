@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from traceward.records import Rollout, StopReason
+from traceward.training.distribution import in_pieces
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
@@ -122,6 +123,7 @@ def generate(
         eos_token_id=tokenizer.eos_token_id,
         repetition_penalty=1.0,  # instruct models ship another one, which a trainer's rollouts do not have
         stopping_criteria=stop,
+        synced_gpus=in_pieces(policy),  # who is done goes on until all are: each pass is a meeting
         **choice,
     )
     rows = out[:, padded["input_ids"].shape[1] :].tolist()

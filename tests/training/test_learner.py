@@ -144,15 +144,6 @@ def test_a_prepared_learner_steps_between_the_policys_backward_passes(
     assert all(torch.equal(a, b) for a, b in zip(plain.reward.backbone.parameters(), after, strict=True))
 
 
-def test_zero_3_is_refused(make_critic: MakeCritic) -> None:
-    plugin = SimpleNamespace(zero_stage=3)
-    accelerator = SimpleNamespace(
-        distributed_type=DistributedType.DEEPSPEED, state=SimpleNamespace(deepspeed_plugin=plugin)
-    )
-    with pytest.raises(ConfigError, match="zero_stage must be at most 2: got 3"):
-        make_critic().learner.prepare(accelerator)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("objective", "head", "shardable"),
     [
@@ -162,19 +153,32 @@ def test_zero_3_is_refused(make_critic: MakeCritic) -> None:
         ("wgan-gp", Head.SCALAR, False),
     ],
 )
-def test_what_fsdp_cannot_shard_is_refused(
-    make_critic: MakeCritic, make_reward: MakeReward, *, objective: str, head: Head, shardable: bool
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_what_cannot_be_in_pieces_is_refused(
+    make_critic: MakeCritic,
+    make_reward: MakeReward,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    kind: DistributedType,
+    objective: str,
+    head: Head,
+    shardable: bool,
 ) -> None:
     learner = make_critic(make_reward(head), objective=objective).learner
     handed: list[object] = []
     accelerator = SimpleNamespace(
-        distributed_type=DistributedType.FSDP,
-        is_fsdp2=True,
+        distributed_type=kind,
+        is_fsdp2=kind is DistributedType.FSDP,
+        state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3), select_deepspeed_plugin=lambda _name: 0),
         prepare=lambda *parts: (handed.extend(parts), parts)[1],
     )
+    # One beside the policy's, in either case.
+    monkeypatch.setattr("traceward.training.learner.Accelerator", lambda: accelerator)
+    monkeypatch.setattr("traceward.training.learner._beside_deepspeed", lambda *_: accelerator)
     if shardable:
         learner.prepare(accelerator)  # type: ignore[arg-type]
-        assert handed[0] is learner.backbone
+        handed_on = handed[0] if kind is DistributedType.FSDP else getattr(handed[0], "backbone", None)
+        assert handed_on is learner.backbone
     else:
         with pytest.raises(ConfigError, match="weights must stay whole"):
             learner.prepare(accelerator)  # type: ignore[arg-type]

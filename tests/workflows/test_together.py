@@ -27,35 +27,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 DDP = ROOT / "recipes" / "accelerate" / "ddp.yaml"  # without a GPU its processes talk over gloo
 ACCELERATE = ["accelerate.commands.launch", "--config_file", str(DDP), "--num_processes", "2"]
 ACCELERATE += ["--main_process_port", "0", "-m", "traceward"]  # any free one
-RECIPE = """
-[data]
-demonstrations = 8
-validation = 2
-test = 8
-questions = 4
-[sft]
-steps = 2
-batch = 4
-[critic]
-warmup_updates = 4
-warmup_at_least = 0
-check_every = 2
-positives = 4
-rollouts = 6
-traces_per_pass = 7
-rollouts_per_question = 40
-[adversarial]
-steps = 2
-questions_per_step = 2
-group = 4
-rollouts_per_backward = 2
-max_new_tokens = 40
-[evaluation]
-samples = 4
-policy_samples = 2
-curve_every = 2
-pairs = 4
-"""
+RECIPE = ROOT / "benchmarks" / "_together.toml"
 
 
 def part(run: Path, stage: str) -> dict[str, Any]:
@@ -67,11 +39,8 @@ def part(run: Path, stage: str) -> dict[str, Any]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same recipe by one process, without policies, and by two, with policies."""
     room = tmp_path_factory.mktemp("together")
-    recipe = room / "recipe.toml"
-    recipe.write_text(RECIPE, encoding="utf-8")
-    run_recipe(recipe, out=room / "one", overrides=["run.arms=[]", "run.workers=1"])
-    options = ["--out", str(room / "two"), "--set", "run.arms=['sft', 'adversarial']"]
-    command = [sys.executable, "-m", *ACCELERATE, "train", str(recipe), *options]
+    run_recipe(RECIPE, out=room / "one", overrides=["run.arms=[]", "run.workers=1"])
+    command = [sys.executable, "-m", *ACCELERATE, "train", str(RECIPE), "--out", str(room / "two")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=room)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.splitlines() == [  # one process speaks
@@ -114,6 +83,23 @@ def test_a_run_of_two_processes_is_whole(runs: tuple[Path, Path]) -> None:
     assert sum(weights.numel() for weights in policy.parameters()) > 0
     before, after = (RewardModel.load(run / name).backbone.state_dict() for name in ("reward", "reward-after"))
     assert not all((weights == after[name]).all() for name, weights in before.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fsdp2", "zero2", "zero3"])
+def test_models_in_pieces_learn_what_whole_ones_do(runs: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
+    if kind != "fsdp2":
+        pytest.importorskip("deepspeed")
+    run, options = tmp_path / "run", ["--set", f"run.checkpoint_every={int(kind == 'fsdp2')}"]
+    command = [*TORCHRUN[:-2], ROOT / "benchmarks" / "_on_cpus.py", kind, "train", RECIPE, "--out", run, *options]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for place in ("reward/model", "policies/sft", "policies/adversarial", "reward-after/model"):
+        whole, pieces = (load_file(one / place / "model.safetensors") for one in (runs[1], run))
+        assert whole.keys() == pieces.keys()
+        assert all((weights - pieces[name]).abs().max() < 2e-5 for name, weights in whole.items()), place
+    before, after = (load_file(run / "policies" / name / "model.safetensors") for name in ("sft", "adversarial"))
+    assert max((weights - before[name]).abs().max() for name, weights in after.items()) > 1e-4
 
 
 @pytest.mark.parametrize("arguments", [["score", "x.jsonl", "--reward", "r"], ["report", "r"]])

@@ -52,6 +52,26 @@ def under_fsdp() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
+def in_pieces(model: nn.Module) -> bool:
+    """Whether each process holds a part of every weight: FSDP2, or DeepSpeed's ZeRO 3."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule) or _by_zero3(model)
+
+
+def _by_zero3(model: nn.Module) -> bool:
+    return any(hasattr(weight, "ds_tensor") for weight in model.parameters())
+
+
+def load_whole() -> None:
+    """From here on models are loaded whole by every process, to be copied, read and sharded when they learn. Under
+    ZeRO 3 transformers makes them in pieces, from the first trainer on."""
+    if under_deepspeed():
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+
+
 def join() -> None:
     """Join the processes started beside this one, on its own GPU where there is one; a second call does nothing."""
     if not launched():
@@ -197,6 +217,8 @@ def shared_samples(
     from traceward.sampling import sample
 
     per_call = max(1, PER_CALL // n)
+    # Weights in pieces are met with all processes: each must make as many passes, so a call is one batch.
+    batch = PER_CALL if in_pieces(policy) else None
 
     def call(start: int) -> list[list[Rollout]]:
         return sample(
@@ -208,24 +230,37 @@ def shared_samples(
             seed=seed + start,
             temperature=temperature,
             top_p=top_p,
+            batch=batch,
         )
 
     return [group for groups in shared(range(0, len(prompts), per_call), call) for group in groups]
 
 
 def save_whole(model: nn.Module, save: Callable[[dict[str, Any] | None], object]) -> None:
-    """`save` on the main process, with the whole weights of a `model` that FSDP2 has sharded, or None for one that
-    every process holds whole. All processes must call it: each brings its part."""
-    on_main(save)(_whole_weights(model))
+    """`save` on the main process, with the whole weights of a `model` that is in pieces, or None for one that every
+    process holds whole. All processes must call it: each brings its part."""
+    on_main(save)(_whole_weights(model) if in_pieces(model) else None)
 
 
-def _whole_weights(model: nn.Module) -> dict[str, Any] | None:
+def _whole_weights(model: nn.Module) -> dict[str, Any]:
+    if _by_zero3(model):
+        return _gathered(model)
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-    from torch.distributed.fsdp import FSDPModule
 
-    if not isinstance(model, FSDPModule):
-        return None
     found = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     # The whole copies of tied weights no longer share memory, and would be saved twice.
     tied = getattr(model, "all_tied_weights_keys", {})
     return {name: weight for name, weight in found.items() if name not in tied}
+
+
+def _gathered(model: nn.Module) -> dict[str, Any]:
+    """The weights, one after another, on the main process; tied ones once."""
+    import deepspeed
+
+    weights = dict(model.named_parameters())
+    found = {name: value for name, value in model.state_dict().items() if name in dict(model.named_buffers())}
+    for name, weight in weights.items():
+        with deepspeed.zero.GatheredParameters([weight]):
+            if is_main():
+                found[name] = weight.detach().cpu().clone()
+    return found

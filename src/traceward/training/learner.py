@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from traceward.errors import ConfigError
 from traceward.training.attention import without_cudnn
-from traceward.training.distribution import everyone, is_main, place, share, shared
+from traceward.training.distribution import everyone, is_main, load_whole, place, share, shared
 
 Tables = tuple[Tensor, ...]
 """(B, U) each, 0 where a row has no unit: the logits first, then what else the loss wants of every unit."""
@@ -66,7 +67,7 @@ class Through(nn.Module):
 class Learner:
     """A backbone with its optimiser. `prepare` hands both to accelerate; without it, one process learns alone.
 
-    shardable: whether every pass is one forward of `backbone`, once differentiated; FSDP2 takes no other.
+    shardable: whether every pass is one forward of `backbone`, once differentiated; FSDP2 and ZeRO 3 take no other.
     adapted: whether `backbone` is an adapter on weights that others hold too; they must stay whole and where they are.
     """
 
@@ -95,6 +96,7 @@ class Learner:
 
         accelerator: a trainer's; left out, one of its own, and none for a process that is alone.
         """
+        alone = accelerator is None
         if accelerator is None:
             if place()[1] == 1:
                 return
@@ -104,21 +106,25 @@ class Learner:
                 "processes must be started with recipes/accelerate/ddp.yaml where a reward with an adapter learns: got "
                 "FSDP2 or DeepSpeed; launch with that, or remove reward.adapter"
             )
+        if not self.shardable and (accelerator.is_fsdp2 or _zero_stage(accelerator) == 3):
+            raise ConfigError(
+                "weights must stay whole with objective 'wgan-gp', and with 'airl' and a scalar head: got FSDP2 or "
+                "ZeRO 3; launch with recipes/accelerate/ddp.yaml"
+            )
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             accelerator = _beside_deepspeed(accelerator, self.grad_norm)
         if accelerator.is_fsdp2:
-            if not self.shardable:
-                raise ConfigError(
-                    "weights must stay whole with objective 'wgan-gp', and with 'airl' and a scalar head: got FSDP2; "
-                    "launch with recipes/accelerate/ddp.yaml"
-                )
-            # Sharded in place, so that scoring, which calls the backbone too, finds the weights.
+            # One of its own: accelerate clips by looking a model up among all that it has prepared, and fails where
+            # that takes weights of several for the same. Sharded in place: scoring calls the backbone too.
+            accelerator = Accelerator()
             self._reduced, self.optimiser = accelerator.prepare(self.backbone, self.optimiser)
         else:
             self._run, self.optimiser = accelerator.prepare(self._run, self.optimiser)
             self._reduced = self._run
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             accelerator.state.select_deepspeed_plugin(_POLICY)
+        if alone:
+            load_whole()  # no trainer follows, but models to sample from and to compare with
         self.accelerator = accelerator
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------
@@ -274,17 +280,28 @@ def what_learns(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in module.state_dict().items() if name in kept}
 
 
+def _zero_stage(accelerator: Accelerator) -> int:
+    """DeepSpeed's; 0 without it."""
+    if accelerator.distributed_type is not DistributedType.DEEPSPEED:
+        return 0
+    return int(accelerator.state.deepspeed_plugin.zero_stage)
+
+
 def _beside_deepspeed(accelerator: Accelerator, grad_norm: float) -> Accelerator:
     """An Accelerator and a plugin for the discriminator: DeepSpeed ties an Accelerator to one engine, which reads how
-    it clips from the plugin. The plugin is active until another one is selected.
-
-    Raises ConfigError for ZeRO 3: scoring calls the backbone outside the engine, where no weights would be.
+    it clips from the plugin. The plugin is active until another one is selected. What is sharded and where it lies is
+    as for the policy. Scoring calls the backbone outside the engine; the hooks that ZeRO 3 leaves in it fetch the
+    weights there too.
     """
     state = accelerator.state
     policy = state.deepspeed_plugin
-    if policy.zero_stage == 3:
-        raise ConfigError("DeepSpeed's zero_stage must be at most 2: got 3; shard weights with FSDP2 instead")
-    own = DeepSpeedPlugin(zero_stage=policy.zero_stage, gradient_accumulation_steps=1, gradient_clipping=grad_norm)
+    own = DeepSpeedPlugin(
+        zero_stage=policy.zero_stage,
+        gradient_accumulation_steps=1,
+        gradient_clipping=grad_norm,
+        zero3_init_flag=False,  # it is made already
+    )
+    own.deepspeed_config["zero_optimization"] = deepcopy(policy.deepspeed_config["zero_optimization"])
     own.deepspeed_config["train_micro_batch_size_per_gpu"] = 1  # nothing here has a batch size; it must be a number
     state.deepspeed_plugins = {_POLICY: policy, _CRITIC: own}
     state.select_deepspeed_plugin(_CRITIC)

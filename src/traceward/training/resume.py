@@ -21,6 +21,7 @@ from transformers import Trainer, TrainerCallback
 
 from traceward.training.attention import without_cudnn
 from traceward.training.checkpoints import Checkpoints, Stateful, load_parts, save_parts
+from traceward.training.distribution import load_whole
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -33,11 +34,18 @@ def train(trainer: Trainer, checkpoints: Checkpoints | None, parts: Mapping[str,
 
     parts: what changes while `trainer` runs and is not its own; callbacks that are Stateful are found by themselves.
     """
+    try:
+        _train(trainer, checkpoints, parts or {})
+    finally:
+        load_whole()
+
+
+def _train(trainer: Trainer, checkpoints: Checkpoints | None, parts: Mapping[str, Stateful]) -> None:
     if checkpoints is None:
         trainer.train()
         return
     callbacks = {type(c).__name__: c for c in trainer.callback_handler.callbacks if isinstance(c, Stateful)}
-    keeper = CheckpointCallback(checkpoints, {**(parts or {}), **callbacks})
+    keeper = CheckpointCallback(checkpoints, {**parts, **callbacks})
     trainer.add_callback(keeper)
     trainer.args.output_dir = str(checkpoints.unfinished)
     trainer.train(resume_from_checkpoint=keeper.restore())

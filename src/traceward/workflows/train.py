@@ -5,7 +5,6 @@ A stage that has finished is never run again, so a run that was stopped goes on 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -88,8 +87,6 @@ def check(recipe: Recipe, task: Task) -> None:
         per_process(recipe.policy.scratch.batch, processes, key="policy.scratch.batch")
     if "sft" in stages:
         per_process(recipe.sft.batch, processes, key="sft.batch")
-    if under_deepspeed() and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
-        raise ConfigError("DeepSpeed's zero_stage must be at most 2: got 3; launch with recipes/accelerate/fsdp2.yaml")
     if recipe.run.checkpoint_every and under_deepspeed():
         raise ConfigError("run.checkpoint_every must be 0 under DeepSpeed: got more; it cannot be resumed from there")
     _check_installed(recipe)
