@@ -77,7 +77,7 @@ PLANS: Mapping[str, Plan] = {
         WORLDS_TOKENIZER,
         (
             Lesson(5_500, practice=True, batch=8, epochs=1),
-            Lesson(400, batch=8, epochs=1, learning_rate=1e-3),
+            Lesson(150, batch=8, epochs=1, learning_rate=1e-3),
         ),
         context=5_120,
     ),
