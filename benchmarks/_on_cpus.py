@@ -1,7 +1,8 @@
 """Weights in pieces without a GPU: accelerate shards on GPUs only, and is told here to do so on CPUs, over gloo.
 
 `python benchmarks/_on_cpus.py KIND VERB …` under torchrun is `traceward VERB …` with KIND: ddp, fsdp2, zero2, zero3
-(the last two where deepspeed is installed). What is sharded, and by whose code, is as on GPUs.
+(the last two where deepspeed is installed). Their own code shards, as on GPUs; under ZeRO 3 also weights that are so
+small that they would stay whole.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def _fsdp2() -> None:
             cpu_ram_efficient_loading=False,
             state_dict_type="FULL_STATE_DICT",
         )
+        if self.state._mixed_precision == "bf16":  # which accelerate does where it finds FSDP by itself
+            self.state.fsdp_plugin.set_mixed_precision("bf16")
 
     Accelerator.__init__ = sharding
 

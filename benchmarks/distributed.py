@@ -7,7 +7,7 @@ in all and for each objective and credit; `moved` is the smallest distance that 
 
 `fsdp2` (and `zero2`, `zero3`, where deepspeed is installed) are the largest differences of a discriminator that is
 sharded; `run.fsdp2` and so on those of any weight, of policies and rewards, after a whole `traceward train` of
-_together.toml by two processes, from the same by DDP, and `run.moved` how far its policy came.
+_together.toml by two processes, from the same by DDP, and `run.moved_most` how far a weight of its policy came.
 """
 
 from __future__ import annotations
@@ -88,13 +88,17 @@ def trained(kind: str, room: Path) -> dict[str, torch.Tensor]:
 def runs(kinds: list[str], room: Path) -> dict[str, float]:
     """The figures of whole runs."""
     whole = trained("ddp", room)
-    found = {f"run.{kind}": largest([(whole[k], v) for k, v in trained(kind, room).items()]) for kind in kinds}
+    found = {}
+    for kind in kinds:
+        pieces = trained(kind, room)
+        assert pieces.keys() == whole.keys()
+        found[f"run.{kind}"] = largest([(whole[name], weights) for name, weights in pieces.items()])
     ways = [
         (weights, whole[name.replace("/adversarial/", "/sft/")])
         for name, weights in whole.items()
         if "/adversarial/" in name
     ]
-    return {**found, "run.moved": largest(ways)}
+    return {**found, "run.moved_most": largest(ways)}
 
 
 def main() -> None:
@@ -110,7 +114,7 @@ def main() -> None:
             subprocess.run(command, check=True)
         one, two = torch.load(room / "one.pt"), torch.load(room / "two.pt")
         details = {case: differences(one[case], two[case]) for case in cases if one[case] is not None}
-        shards = {kind: sharded(kind, room) for kind in kinds} | runs(kinds, room)
+        shards = {kind: sharded(kind, room) for kind in kinds} | ({} if quick else runs(kinds, room))
     summary: dict[str, float | None] = dict(shards)
     for measure in ("weights", "advantages", "figures"):
         summary[measure] = max(found[measure] for found in details.values())

@@ -166,11 +166,23 @@ def test_what_cannot_be_in_pieces_is_refused(
 ) -> None:
     learner = make_critic(make_reward(head), objective=objective).learner
     handed: list[object] = []
+    plugin = SimpleNamespace(mixed_precision_policy="bf16")
+
+    def prepare(*parts: object) -> tuple[object, ...]:
+        # FSDP2 would cast what the discriminator gathers and returns.
+        assert kind is DistributedType.DEEPSPEED or plugin.mixed_precision_policy is None
+        handed.extend(parts)
+        return parts
+
     accelerator = SimpleNamespace(
         distributed_type=kind,
         is_fsdp2=kind is DistributedType.FSDP,
-        state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3), select_deepspeed_plugin=lambda _name: 0),
-        prepare=lambda *parts: (handed.extend(parts), parts)[1],
+        state=SimpleNamespace(
+            deepspeed_plugin=SimpleNamespace(zero_stage=3),
+            select_deepspeed_plugin=lambda _name: 0,
+            fsdp_plugin=plugin,
+        ),
+        prepare=prepare,
     )
     # One beside the policy's, in either case.
     monkeypatch.setattr("traceward.training.learner.Accelerator", lambda: accelerator)
@@ -179,6 +191,7 @@ def test_what_cannot_be_in_pieces_is_refused(
         learner.prepare(accelerator)  # type: ignore[arg-type]
         handed_on = handed[0] if kind is DistributedType.FSDP else getattr(handed[0], "backbone", None)
         assert handed_on is learner.backbone
+        assert plugin.mixed_precision_policy == "bf16"  # the policy's
     else:
         with pytest.raises(ConfigError, match="weights must stay whole"):
             learner.prepare(accelerator)  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from traceward.builtin.plans import (
     LEARNING_RATE,
     PLANS,
     SEED,
+    Lesson,
     Plan,
     plan_of,
     traces_of,
@@ -226,8 +227,7 @@ def make_base(tasks: Sequence[str], directory: Path, *, steps: int | None = None
     call has finished, none.   steps: one lesson of so many updates on students' traces, in place of the plan."""
     plan = plan_of(tasks)
     if steps is not None:
-        of_students = next(lesson for lesson in plan.lessons if not lesson.practice)
-        plan = replace(plan, lessons=(replace(of_students, steps=steps),))
+        plan = replace(plan, lessons=(Lesson(steps),))
     tokenizer, worlds = load_tokenizer(plan.tokenizer), [WORLDS[task] for task in tasks]
     before = [directory.with_name(f"{directory.name}.lesson-{at}") for at in range(1, len(plan.lessons))]
     model, losses = fresh_model(tokenizer, plan), list[float]()

@@ -257,9 +257,9 @@ def _gathered(model: nn.Module) -> dict[str, Any]:
     """The weights, one after another, on the main process; tied ones once."""
     import deepspeed
 
-    weights = dict(model.named_parameters())
-    found = {name: value for name, value in model.state_dict().items() if name in dict(model.named_buffers())}
-    for name, weight in weights.items():
+    buffers = dict(model.named_buffers())
+    found = {name: value for name, value in model.state_dict().items() if name in buffers}
+    for name, weight in model.named_parameters():
         with deepspeed.zero.GatheredParameters([weight]):
             if is_main():
                 found[name] = weight.detach().cpu().clone()

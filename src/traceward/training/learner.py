@@ -117,7 +117,8 @@ class Learner:
             # One of its own: accelerate clips by looking a model up among all that it has prepared, and fails where
             # that takes weights of several for the same. Sharded in place: scoring calls the backbone too.
             accelerator = Accelerator()
-            self._reduced, self.optimiser = accelerator.prepare(self.backbone, self.optimiser)
+            with _whole_precision(accelerator):
+                self._reduced, self.optimiser = accelerator.prepare(self.backbone, self.optimiser)
         else:
             self._run, self.optimiser = accelerator.prepare(self._run, self.optimiser)
             self._reduced = self._run
@@ -280,6 +281,17 @@ def what_learns(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in module.state_dict().items() if name in kept}
 
 
+@contextmanager
+def _whole_precision(accelerator: Accelerator) -> Iterator[None]:
+    """FSDP2 casts what it gathers and returns, whatever autocast says: not for a discriminator."""
+    plugin = accelerator.state.fsdp_plugin
+    before, plugin.mixed_precision_policy = plugin.mixed_precision_policy, None
+    try:
+        yield
+    finally:
+        plugin.mixed_precision_policy = before
+
+
 def _zero_stage(accelerator: Accelerator) -> int:
     """DeepSpeed's; 0 without it."""
     if accelerator.distributed_type is not DistributedType.DEEPSPEED:
@@ -298,9 +310,9 @@ def _beside_deepspeed(accelerator: Accelerator, grad_norm: float) -> Accelerator
     own = DeepSpeedPlugin(
         zero_stage=policy.zero_stage,
         gradient_accumulation_steps=1,
-        gradient_clipping=grad_norm,
         zero3_init_flag=False,  # it is made already
     )
+    own.deepspeed_config["gradient_clipping"] = grad_norm  # a file that the user names may hold the policy's
     own.deepspeed_config["zero_optimization"] = deepcopy(policy.deepspeed_config["zero_optimization"])
     own.deepspeed_config["train_micro_batch_size_per_gpu"] = 1  # nothing here has a batch size; it must be a number
     state.deepspeed_plugins = {_POLICY: policy, _CRITIC: own}
