@@ -39,13 +39,14 @@ from traceward.evaluation.localise import (
     tune_threshold,
 )
 from traceward.evaluation.official import F1, OVERALL, official_table
+from traceward.loading import load_tokenizer
 from traceward.workflows.score import Scorer, open_scorers, read_scores
 from traceward.workflows.train import run_recipe
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 TASKS = {"tracking_shuffled_objects": "swaps", "multistep_arithmetic": "arithmetic", "word_sorting": "sorting"}
 ENDS = {"": "value", ".low": "low", ".high": "high"}
-MARKED = 400  # students' traces that thresholds are tuned on
+MARKED = {"swaps": 400, "arithmetic": 400, "sorting": 100}  # students' traces that thresholds are tuned on
 # The test is DATA: of the recipe's own test problems and samples only as many as it must have.
 NO_TEST = ("data.test=2", "evaluation.samples=2", "evaluation.policy_samples=1")
 QUICK_STEPS, QUICK_TRACES = 3, 12
@@ -101,7 +102,7 @@ def measured(task: str, data: Path, run: Path, base: Path, *, quick: bool) -> di
     """Tables of every method on the task's traces in DATA, with thresholds from students' marked traces."""
     scorers = open_scorers(run / "reward", base=str(base), sft=str(run / "policies" / "sft"))
     world = WORLDS[TASKS[task]]
-    tuned_on = marked_file(world, run, QUICK_TRACES if quick else MARKED)
+    tuned_on = marked_file(world, run, QUICK_TRACES if quick else MARKED[world.name], base)
     tuning = labelled(scorers, read_traces(tuned_on), tuned_on)
     thresholds = {
         method: tune_threshold([item.suspicion[method] for item in tuning], [item.first_error for item in tuning])
@@ -125,8 +126,9 @@ def measured(task: str, data: Path, run: Path, base: Path, *, quick: bool) -> di
     }
 
 
-def marked_file(world: World, run: Path, count: int) -> Path:
-    """Students' traces with their first errors, as rows of traces."""
+def marked_file(world: World, run: Path, count: int, base: Path) -> Path:
+    """Students' traces with their first errors, as rows of traces; those that the base has no room for are left out."""
+    tokenizer, room = load_tokenizer(base), json.loads((base / "config.json").read_text())["max_position_embeddings"]
     path = run / "marked.jsonl"
     rows = (
         {
@@ -137,6 +139,7 @@ def marked_file(world: World, run: Path, count: int) -> Path:
             "first_error": item.first_error,
         }
         for item in world.marked(count, VALIDATION_STREAM)
+        if len(tokenizer("\n".join((item.problem.question, *item.trace.steps)))["input_ids"]) < room - 200
     )
     write_jsonl(path, rows)
     return path
