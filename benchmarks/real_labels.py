@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from _record import RESULTS, record
 
 from traceward.builtin.pretrain import make_base
+from traceward.data.formats import Format, encode
 from traceward.data.jsonl import write_jsonl
 from traceward.data.tasks.registry import VALIDATION_STREAM
 from traceward.data.tasks.world import World
@@ -139,7 +140,8 @@ def marked_file(world: World, run: Path, count: int, base: Path) -> Path:
             "first_error": item.first_error,
         }
         for item in world.marked(count, VALIDATION_STREAM)
-        if len(tokenizer("\n".join((item.problem.question, *item.trace.steps)))["input_ids"]) < room - 200
+        for ids in [encode(item.problem, item.trace, Format.PLAIN, tokenizer)]
+        if len(ids.prompt_ids) + len(ids.completion_ids) <= room
     )
     write_jsonl(path, rows)
     return path
