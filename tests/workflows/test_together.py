@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "traceward"]
 DDP = ROOT / "recipes" / "accelerate" / "ddp.yaml"  # without a GPU its processes talk over gloo
 ACCELERATE = ["accelerate.commands.launch", "--config_file", str(DDP), "--num_processes", "2"]
-ACCELERATE += ["--main_process_port", "0", "-m", "traceward"]  # any free one
+# Any free port; and the precision that weights in pieces are compared in.
+ACCELERATE += ["--main_process_port", "0", "--mixed_precision", "no", "-m", "traceward"]
 RECIPE = ROOT / "benchmarks" / "_together.toml"
 
 
