@@ -127,6 +127,15 @@ def test_a_base_of_several_tasks_loads_on_its_own(tmp_path: Path, monkeypatch: p
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
+def test_fewer_steps_are_one_lesson_of_the_usual_kind_whatever_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(pretrain, "save_base", lambda *_, **options: asked.append(options) or [])
+    make_base(["sorting"], tmp_path / "base", steps=2)
+    assert asked == [{"steps": 2, "batch": Lesson(2).batch, "learning_rate": Lesson(2).learning_rate}]
+
+
 def test_another_base_is_not_finished_in_the_place_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
