@@ -76,22 +76,6 @@ def value(tree: Tree, letters: Mapping[str, int] = MappingProxyType({})) -> int:
     return letters[tree]
 
 
-def show(tree: Tree) -> str:
-    """Its text; what is inside another operation is in brackets."""
-    return f"{_inside(tree[0])} {tree[1]} {_inside(tree[2])}" if isinstance(tree, tuple) else str(tree)
-
-
-def _inside(tree: Tree) -> str:
-    return f"({show(tree)})" if isinstance(tree, tuple) else str(tree)
-
-
-def fill(tree: Tree, letters: Mapping[str, int]) -> Tree:
-    """The tree with numbers for its letters."""
-    if isinstance(tree, tuple):
-        return (fill(tree[0], letters), tree[1], fill(tree[2], letters))
-    return letters[tree] if isinstance(tree, str) else tree
-
-
 def parts(tree: Tree) -> Iterator[Tree]:
     """The tree and everything inside it."""
     yield tree

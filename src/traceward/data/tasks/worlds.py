@@ -21,7 +21,12 @@ WORLDS: Mapping[str, World] = {
         stories.world(),
         World("swaps", swaps.expert, swaps.student, swaps_check.check, practice=swaps.practice),
         World(
-            "arithmetic", arithmetic.expert, arithmetic.student, arithmetic_check.check, practice=arithmetic.practice
+            "arithmetic",
+            arithmetic.expert,
+            arithmetic.student,
+            arithmetic_check.check,
+            practice=arithmetic.practice,
+            drill=arithmetic.drill,
         ),
         World("sorting", sorting.expert, sorting.student, sorting_check.check, practice=sorting.practice),
     )
