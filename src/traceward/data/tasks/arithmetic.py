@@ -51,10 +51,10 @@ def student(rng: random.Random) -> Written:
 
 
 def drill(rng: random.Random) -> Written:
-    """One of the last lines of an expert's calculation, and its value."""
+    """The last line of a calculation of an expert, and its value."""
     writer, form, named, results = _begun(rng)
-    start = rng.choice([*named.values()]) if rng.random() < 0.5 else writer.filled(form, results)
-    row = rng.choice(writer.work_out(start)[0][-2:])
+    start = rng.choice([*named.values()]) if rng.random() < 0.75 else writer.filled(form, results)
+    row = writer.work_out(start)[0][-1]
     return f"({row.text()})", Trace((f"= {row.value()}.",))
 
 
