@@ -74,7 +74,7 @@ PLANS: Mapping[str, Plan] = {
     "arithmetic": Plan(
         WORLDS_TOKENIZER,
         (
-            Lesson(8_000, of=Of.DRILL, batch=128, epochs=1, learning_rate=3e-3),
+            Lesson(8_000, of=Of.DRILL, batch=128, epochs=4, learning_rate=3e-3),
             Lesson(2_500, of=Of.PRACTICE, batch=8, epochs=1),
             Lesson(400, epochs=1, learning_rate=1e-3),
         ),
