@@ -129,6 +129,29 @@ def test_checkpoints_under_deepspeed_are_refused_at_the_start(monkeypatch: pytes
     check(Recipe.model_validate({"run": {"checkpoint_every": 0}}), task)
 
 
+@pytest.mark.parametrize(
+    "launch",
+    [
+        {"ACCELERATE_USE_FSDP": "true"},
+        {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+    ],
+)
+def test_objectives_that_need_whole_weights_are_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, launch: dict[str, str]
+) -> None:
+    for name, value in launch.items():
+        monkeypatch.setenv(name, value)
+    task = world_task(stories.world(), demonstrations=4, questions=40, validation=0, test=1, seed=0)
+    run = {"checkpoint_every": 0}
+    for objective, head in (("wgan-gp", "scalar"), ("airl", "scalar")):
+        recipe = Recipe.model_validate({"run": run, "critic": {"objective": objective}, "reward": {"head": head}})
+        with pytest.raises(
+            ConfigError, match=r"critic\.objective must not be 'wgan-gp', nor 'airl' with a scalar head"
+        ):
+            check(recipe, task)
+    check(Recipe.model_validate({"run": run, "critic": {"objective": "airl"}, "reward": {"head": "log-ratio"}}), task)
+
+
 @pytest.mark.slow
 def test_a_batch_that_cannot_be_divided_is_refused_by_every_process(tmp_path: Path) -> None:
     command = [*TORCHRUN, "train", "recipes/demo.toml", "--out", str(tmp_path / "run"), "--set", "sft.batch=7"]

@@ -52,6 +52,11 @@ def under_fsdp() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
+def under_zero3() -> bool:
+    """Whether accelerate was told to use DeepSpeed's ZeRO 3. Reads the environment only."""
+    return under_deepspeed() and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+
+
 def in_pieces(model: nn.Module) -> bool:
     """Whether each process holds a part of every weight: FSDP2, or DeepSpeed's ZeRO 3."""
     from torch.distributed.fsdp import FSDPModule

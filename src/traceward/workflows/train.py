@@ -14,8 +14,8 @@ from traceward.config import Arm, Recipe, load_recipe
 from traceward.data.formats import same_tokens
 from traceward.data.tasks.registry import Task
 from traceward.errors import ConfigError, PausedError
-from traceward.records import Start
-from traceward.training.distribution import join, launched, on_main, place, under_deepspeed, under_fsdp
+from traceward.records import Head, Objective, Start
+from traceward.training.distribution import join, launched, on_main, place, under_deepspeed, under_fsdp, under_zero3
 from traceward.training.run_directory import RunDirectory, command_line
 from traceward.training.settings import per_process
 from traceward.workflows.inputs import load_task, places_of
@@ -96,6 +96,14 @@ def check(recipe: Recipe, task: Task) -> None:
         raise ConfigError(
             "reward.shares_backbone must be false under FSDP and DeepSpeed, which take the weights apart: got true; "
             "launch with recipes/accelerate/ddp.yaml"
+        )
+    whole = recipe.critic.objective is Objective.WGAN_GP or (
+        recipe.critic.objective is Objective.AIRL and recipe.reward.head is Head.SCALAR
+    )
+    if whole and (under_fsdp() or under_zero3()):
+        raise ConfigError(
+            "critic.objective must not be 'wgan-gp', nor 'airl' with a scalar head, under FSDP2 and ZeRO 3, which take "
+            f"the weights apart: got {str(recipe.critic.objective)!r}; launch with recipes/accelerate/ddp.yaml"
         )
     if recipe.reward.adapter.chosen and (under_fsdp() or under_deepspeed()):
         raise ConfigError(
