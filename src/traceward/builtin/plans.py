@@ -74,9 +74,9 @@ PLANS: Mapping[str, Plan] = {
     "arithmetic": Plan(
         WORLDS_TOKENIZER,
         (
-            Lesson(8_000, of=Of.DRILL, batch=128, epochs=4, learning_rate=3e-3),
-            Lesson(2_500, of=Of.PRACTICE, batch=8, epochs=1),
-            Lesson(400, epochs=1, learning_rate=1e-3),
+            Lesson(8_000, of=Of.DRILL, batch=128, epochs=4),
+            Lesson(6_000, of=Of.PRACTICE, batch=8, epochs=1),
+            Lesson(600, epochs=1, learning_rate=1e-3),
         ),
     ),
     # Its traces are six times as long. Single moves first: copying, and which of the words that begin alike have been
