@@ -86,7 +86,7 @@ def test_a_rounds_rollouts_are_read_by_the_reference_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reward = learned(make_reward)
-    shared = SharedReference(reward, make_policy(), AdversarialConfig(), mixed=False)
+    shared = SharedReference(reward, make_policy(), AdversarialConfig(), precision="no")
     known = shared.read(rollouts)
     counted = Counted(reward, monkeypatch)
     critic = make_critic(reward, positives=2, corruptions=0, rollouts=6)
@@ -100,23 +100,23 @@ def test_a_rounds_rollouts_are_read_by_the_reference_once(
 
 
 @pytest.mark.parametrize(
-    ("changed", "mixed", "serves"),
+    ("changed", "precision", "serves"),
     [
-        ({}, False, True),
-        ({"kl": 0.0}, False, False),
-        ({"temperature": 0.7}, False, False),
-        ({}, True, False),
+        ({}, "no", True),
+        ({"kl": 0.0}, "no", False),
+        ({"temperature": 0.7}, "no", False),
+        ({}, "bf16", False),
     ],
 )
 def test_it_stands_for_trls_reference_only_where_that_is_the_same_reading(
-    make_reward: MakeReward, make_policy: MakePolicy, changed: dict[str, float], mixed: bool, serves: bool
+    make_reward: MakeReward, make_policy: MakePolicy, changed: dict[str, float], precision: str, serves: bool
 ) -> None:
     config = AdversarialConfig.model_validate(changed)
-    assert SharedReference(learned(make_reward), make_policy(), config, mixed=mixed).serves_kl is serves
-    assert not SharedReference(learned(make_reward), make_policy(seed=5), config, mixed=mixed).serves_kl
+    assert SharedReference(learned(make_reward), make_policy(), config, precision=precision).serves_kl is serves
+    assert not SharedReference(learned(make_reward), make_policy(seed=5), config, precision=precision).serves_kl
     scalar = make_reward(Head.SCALAR, UnitSpec(Granularity.SPARSE))
-    assert not SharedReference(scalar, make_policy(), config, mixed=mixed).serves_kl
-    assert not SharedReference(learned(make_reward), make_policy(), config, mixed=mixed, crossed=True).serves_kl
+    assert not SharedReference(scalar, make_policy(), config, precision=precision).serves_kl
+    assert not SharedReference(learned(make_reward), make_policy(), config, precision=precision, crossed=True).serves_kl
     assert same_weights(make_policy(), make_policy())
 
 

@@ -138,9 +138,8 @@ class AdversarialTrainer(GRPOTrainer):  # type: ignore[misc]
         keep_start_policy(policy, tokenizer, Path(directory))
         engine = Engine(bf16=bf16, gradient_checkpointing=gradient_checkpointing, report_to=report_to)
         args = grpo_arguments(config, Path(directory), seed=seed, style=reward.style, **engine)
-        self._reference = SharedReference(
-            reward, policy, config, mixed=args.mixed_precision != "no", crossed=crossing is not None
-        )
+        crossed = crossing is not None
+        self._reference = SharedReference(reward, policy, config, precision=args.mixed_precision, crossed=crossed)
         every = questions or [d.problem for d in demonstrations]
         self._problems = by_id(every, answers=config.outcome_weight > 0)
         super().__init__(

@@ -67,6 +67,7 @@ def drop_idle_reference(policy: PreTrainedModel) -> None:
 class SharedReference:
     """The reference of `reward`, if it has one, for a policy that starts now.
 
+    precision: the policy's mixed precision, "no" for none.
     crossed: whether the reward reads other tokens than the policy writes.
     serves_kl: it stands for TRL's reference too: the same weights and tokens, read at the same temperature and
     precision.
@@ -78,7 +79,7 @@ class SharedReference:
         policy: PreTrainedModel,
         config: AdversarialConfig,
         *,
-        mixed: bool,
+        precision: str,
         crossed: bool = False,
     ) -> None:
         self.reward = reward if isinstance(reward, RewardModel) and reward.reference is not None else None
@@ -87,7 +88,7 @@ class SharedReference:
             and self.reward.reference is not None
             and config.kl
             and config.temperature == 1
-            and not mixed
+            and precision == "no"
             and not crossed
             and same_weights(policy, self.reward.reference)
         )
