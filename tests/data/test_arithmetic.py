@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceward.data.tasks.arithmetic import LARGEST, asked, drill, make_row, practice
+from traceward.data.tasks.arithmetic import LARGEST, asked, make_row, practice
 from traceward.data.tasks.arithmetic_check import check
 from traceward.data.tasks.arithmetic_writing import EXPERT, RULES, STUDENT, Writer
 from traceward.data.tasks.expressions import parse, parts, value
@@ -175,9 +175,3 @@ def test_practice_is_single_right_calculations(seed: int) -> None:
         _, *lines = step.removesuffix(".").split(" = ")
         assert lines[0] == start
         assert {python(line) for line in lines} == {python(start)}
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_drill_is_a_right_value_or_a_copy(seed: int) -> None:
-    line, trace = drill(random.Random(seed))
-    assert trace.steps in ((f"= {python(line)}.",), (f"= {line}.",))

@@ -14,7 +14,6 @@ from traceward.data.tasks.rows import Row
 from traceward.data.tasks.world import Written
 from traceward.records import Trace
 
-COPIES = 0.3  # of what is drilled
 LARGEST = 99_999  # no true value of a question is larger, either way
 # (brackets, numbers in each); the first ones are drawn more often.
 SHAPES = ((2, 4), (2, 4), (2, 4), (2, 3), (4, 4), (4, 4), (4, 3), (4, 3), (4, 2), (8, 2))
@@ -49,17 +48,6 @@ def student(rng: random.Random) -> Written:
     """A new question with a student's trace."""
     row = make_row(rng)
     return asked(row), Writer(rng, STUDENT).write(row)
-
-
-def drill(rng: random.Random) -> Written:
-    """What an expert's calculation starts from, copied; or its last line, and the value of that. Who has learned values
-    alone does not learn to copy later."""
-    writer, form, named, results = _begun(rng)
-    start = rng.choice([*named.values()]) if rng.random() < 0.75 else writer.filled(form, results)
-    if rng.random() < COPIES:
-        return f"({start.text()})", Trace((f"= ({start.text()}).",))
-    row = writer.work_out(start)[0][-1]
-    return f"({row.text()})", Trace((f"= {row.value()}.",))
 
 
 def practice(rng: random.Random) -> Written:

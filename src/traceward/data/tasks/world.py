@@ -28,9 +28,8 @@ class Marked:
 @dataclass(frozen=True, slots=True)
 class World:
     """expert, student: draw a new question and a trace of it.   check: the verdict on any trace of a question; it
-    raises DataError for a question of another world.   variant: which one, where a world has several.   practice,
-    drill: what a base is pre-trained on beside students' traces, where these alone teach it too slowly: moves without
-    mistakes, and before them single facts."""
+    raises DataError for a question of another world.   variant: which one, where a world has several.   practice: what
+    a base is pre-trained on between lessons on students' traces, where these alone teach it too slowly."""
 
     name: str
     expert: Callable[[random.Random], Written]
@@ -38,7 +37,6 @@ class World:
     check: Callable[[str, Trace], Verdict]
     variant: str = ""
     practice: Callable[[random.Random], Written] | None = None
-    drill: Callable[[random.Random], Written] | None = None
 
     def judge(self, problem: Problem, trace: Trace) -> Verdict:
         """The verdict on a trace."""

@@ -21,12 +21,7 @@ WORLDS: Mapping[str, World] = {
         stories.world(),
         World("swaps", swaps.expert, swaps.student, swaps_check.check, practice=swaps.practice),
         World(
-            "arithmetic",
-            arithmetic.expert,
-            arithmetic.student,
-            arithmetic_check.check,
-            practice=arithmetic.practice,
-            drill=arithmetic.drill,
+            "arithmetic", arithmetic.expert, arithmetic.student, arithmetic_check.check, practice=arithmetic.practice
         ),
         World("sorting", sorting.expert, sorting.student, sorting_check.check, practice=sorting.practice),
     )
