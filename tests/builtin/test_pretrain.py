@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from traceward.builtin import WORLDS_TOKENIZER, pretrain
-from traceward.builtin.plans import PLANS, Lesson, plan_of, practice_traces, student_traces
+from traceward.builtin.plans import PLANS, Lesson, Of, plan_of, student_traces, traces_of
 from traceward.builtin.pretrain import fresh_model, make_base, train_base
 from traceward.data.formats import EncodedTrace, Format, encode
 from traceward.data.tasks.worlds import WORLDS
@@ -53,14 +53,19 @@ def test_tasks_take_turns_in_one_stream(tokenizer: PreTrainedTokenizerBase) -> N
 def test_a_plan_of_several_tasks_holds_all_of_them() -> None:
     tasks = ("stories", "swaps", "sorting")
     plan = plan_of(tasks)
-    assert [lesson.practice for lesson in plan.lessons] == [False, True, False]
+    assert [lesson.of for lesson in plan.lessons] == [Of.STUDENT, Of.PRACTICE, Of.STUDENT]
     (stories,), swaps, sorting = (PLANS[task].lessons for task in tasks)
     together = ((stories, swaps[0]), (swaps[1], sorting[0]), (swaps[2], sorting[1]))
     for lesson, their in zip(plan.lessons, together, strict=True):
         assert lesson == replace(their[0], steps=sum(each.steps for each in their))
     assert (plan.context, plan.tokenizer) == (PLANS["sorting"].context, WORLDS_TOKENIZER)
     assert plan_of(["stories"]) == PLANS["stories"]
-    assert [lesson.practice for lesson in plan_of(["arithmetic", "sorting"]).lessons] == [True, False]
+    assert [lesson.of for lesson in plan_of(["sorting", "arithmetic"]).lessons] == [
+        Of.COPIES,
+        Of.VALUES,
+        Of.PRACTICE,
+        Of.STUDENT,
+    ]
 
 
 @pytest.mark.parametrize("task", [task for task in WORLDS if task != "stories"])
@@ -154,7 +159,7 @@ def test_another_base_is_not_finished_in_the_place_of_the_first(
     assert (tmp_path / "base" / "config.json").exists()
 
 
-LESSONS = (Lesson(3), Lesson(2, practice=True, batch=4, epochs=1), Lesson(2, learning_rate=1e-4))
+LESSONS = (Lesson(3), Lesson(2, of=Of.PRACTICE, batch=4, epochs=1), Lesson(2, learning_rate=1e-4))
 
 
 def test_lessons_follow_each_other_and_what_was_stopped_goes_on(
@@ -185,8 +190,14 @@ def test_lessons_follow_each_other_and_what_was_stopped_goes_on(
     assert all(map(torch.equal, whole.values(), part.values()))
 
 
-def test_practice_is_of_worlds_that_practise(spelling: PreTrainedTokenizerBase) -> None:
-    practice = practice_traces(4, spelling, [WORLDS["stories"], WORLDS["swaps"]])
-    assert practice == practice_traces(6, spelling, [WORLDS["swaps"]])[:4]
-    with pytest.raises(ValueError, match="worlds must practise something"):
-        practice_traces(1, spelling, [WORLDS["stories"]])
+def test_an_exercise_is_of_worlds_that_have_it(spelling: PreTrainedTokenizerBase) -> None:
+    four, six = (Lesson(steps, of=Of.PRACTICE, batch=2, epochs=1) for steps in (2, 3))
+    practice = traces_of(four, spelling, [WORLDS["stories"], WORLDS["swaps"]])
+    assert practice == traces_of(six, spelling, [WORLDS["swaps"]])[:4]
+    with pytest.raises(ValueError, match="worlds must have an exercise in practice"):
+        traces_of(four, spelling, [WORLDS["stories"]])
+
+
+def test_plans_name_exercises_that_their_worlds_have() -> None:
+    for task, plan in PLANS.items():
+        assert {lesson.of for lesson in plan.lessons} - {Of.STUDENT} == {*WORLDS[task].exercises}

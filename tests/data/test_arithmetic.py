@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceward.data.tasks.arithmetic import LARGEST, asked, make_row, practice
+from traceward.data.tasks.arithmetic import LARGEST, asked, copies, make_row, practice, values
 from traceward.data.tasks.arithmetic_check import check
 from traceward.data.tasks.arithmetic_writing import EXPERT, RULES, STUDENT, Writer
 from traceward.data.tasks.expressions import parse, parts, value
@@ -175,3 +175,12 @@ def test_practice_is_single_right_calculations(seed: int) -> None:
         _, *lines = step.removesuffix(".").split(" = ")
         assert lines[0] == start
         assert {python(line) for line in lines} == {python(start)}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_copies_and_values_are_of_what_is_asked(seed: int) -> None:
+    question, trace = copies(random.Random(seed))
+    assert [step.removesuffix(".").split("= ")[1] for step in trace.steps] == question.split("\n")
+    question, trace = values(random.Random(seed))
+    for start, step in zip(question.split("\n"), trace.steps, strict=True):
+        assert python(step.removesuffix(".").split("= ")[1]) == python(start)

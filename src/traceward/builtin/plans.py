@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,21 @@ BATCH = 16
 LEARNING_RATE = 2e-3
 
 
+class Of(StrEnum):
+    """What a lesson is about: students' traces, or an exercise of the worlds."""
+
+    STUDENT = "student"
+    COPIES = "copies"
+    VALUES = "values"
+    PRACTICE = "practice"
+
+
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A part of pre-training, with a schedule of its own.   steps: updates of `batch` traces, each seen `epochs` times.
-    practice: of what worlds practise, not of students' traces."""
+    """A part of pre-training, with its own schedule.   steps: updates of `batch` traces, each seen `epochs` times."""
 
     steps: int
-    practice: bool = False
+    of: Of = Of.STUDENT
     batch: int = BATCH
     epochs: int = 2
     learning_rate: float = LEARNING_RATE
@@ -59,16 +67,19 @@ PLANS: Mapping[str, Plan] = {
         WORLDS_TOKENIZER,
         (
             Lesson(8_000),
-            Lesson(5_500, practice=True, batch=8, epochs=1, learning_rate=1.5e-3),
+            Lesson(5_500, of=Of.PRACTICE, batch=8, epochs=1, learning_rate=1.5e-3),
             Lesson(600, epochs=1, learning_rate=1e-3),
         ),
     ),
-    # What sums and products are first, then how students lay steps out.
+    # Copying first, as who has learned values alone does not learn it later; then sums and products, then calculations,
+    # then how students tell them.
     "arithmetic": Plan(
         WORLDS_TOKENIZER,
         (
-            Lesson(10_000, practice=True, batch=8, epochs=1),
-            Lesson(600, epochs=1, learning_rate=1e-3),
+            Lesson(2_000, of=Of.COPIES, batch=32, epochs=1),
+            Lesson(6_000, of=Of.VALUES, batch=128, epochs=4),
+            Lesson(3_000, of=Of.PRACTICE, batch=8, epochs=1),
+            Lesson(500, epochs=1, learning_rate=1e-3),
         ),
     ),
     # Its traces are six times as long. Single moves first: copying, and which of the words that begin alike have been
@@ -76,7 +87,7 @@ PLANS: Mapping[str, Plan] = {
     "sorting": Plan(
         WORLDS_TOKENIZER,
         (
-            Lesson(5_500, practice=True, batch=8, epochs=1),
+            Lesson(5_500, of=Of.PRACTICE, batch=8, epochs=1),
             Lesson(150, batch=8, epochs=1, learning_rate=1e-3),
         ),
         context=5_120,
@@ -89,19 +100,26 @@ def plan_of(tasks: Sequence[str]) -> Plan:
     plans = [PLANS[task] for task in tasks]
     if len(plans) == 1:
         return plans[0]
-    # A plan that begins with practice joins those that begin with students there.
-    begun = [(None, *plan.lessons) if plan.lessons[0].practice else plan.lessons for plan in plans]
-    together = [list(filter(None, each)) for each in zip_longest(*begun)]
-    lessons = [replace(each[0], steps=sum(lesson.steps for lesson in each)) for each in together if each]
+    slots: dict[str, list[Lesson]] = {"copies": [], "values": [], "before": [], "practice": [], "after": []}
+    for plan in plans:
+        for at, lesson in enumerate(plan.lessons):
+            practised = any(earlier.of is Of.PRACTICE for earlier in plan.lessons[:at])
+            slots[("after" if practised else "before") if lesson.of is Of.STUDENT else lesson.of].append(lesson)
+    lessons = [replace(each[0], steps=sum(lesson.steps for lesson in each)) for each in slots.values() if each]
     return Plan(WORLDS_TOKENIZER, tuple(lessons), context=max(plan.context for plan in plans))
 
 
 def traces_of(
     lesson: Lesson, tokenizer: PreTrainedTokenizerBase, worlds: Sequence[World], *, seed: int = SEED
 ) -> list[EncodedTrace]:
-    """What a lesson takes, as token ids."""
-    draw = practice_traces if lesson.practice else student_traces
-    return draw(lesson.traces, tokenizer, worlds, seed)
+    """What a lesson takes, as token ids; the worlds take turns, and those without such an exercise have none. Raises
+    ValueError where no world has it."""
+    if lesson.of is Of.STUDENT:
+        return student_traces(lesson.traces, tokenizer, worlds, seed)
+    writers = [world.exercises[lesson.of] for world in worlds if lesson.of in world.exercises]
+    if lesson.traces and not writers:
+        raise ValueError(f"worlds must have an exercise in {lesson.of}: got {[world.name for world in worlds]}")
+    return _written(lesson.of, lesson.traces, tokenizer, writers, seed)
 
 
 def student_traces(
@@ -111,29 +129,19 @@ def student_traces(
     seed: int = SEED,
 ) -> list[EncodedTrace]:
     """Problems answered by students, as token ids; the worlds take turns."""
-    return _written("student", count, tokenizer, [world.student for world in worlds], seed)
-
-
-def practice_traces(
-    count: int, tokenizer: PreTrainedTokenizerBase, worlds: Sequence[World], seed: int = SEED
-) -> list[EncodedTrace]:
-    """The same of what worlds practise; those without have no turn. Raises ValueError where none has one."""
-    writers = [world.practice for world in worlds if world.practice is not None]
-    if count and not writers:
-        raise ValueError(f"worlds must practise something: got {[world.name for world in worlds]}")
-    return _written("practice", count, tokenizer, writers, seed)
+    return _written(Of.STUDENT, count, tokenizer, [world.student for world in worlds], seed)
 
 
 def _written(
-    name: str,
+    of: Of,
     count: int,
     tokenizer: PreTrainedTokenizerBase,
     writers: Sequence[Callable[[random.Random], Written]],
     seed: int,
 ) -> list[EncodedTrace]:
-    rng = random.Random(f"{name}s-{seed}")
+    rng = random.Random(f"{of}s-{seed}")
     traces = []
     for index in range(count):
         question, trace = writers[index % len(writers)](rng)
-        traces.append(encode(Problem(f"{name}-{index}", question), trace, Format.PLAIN, tokenizer))
+        traces.append(encode(Problem(f"{of}-{index}", question), trace, Format.PLAIN, tokenizer))
     return traces

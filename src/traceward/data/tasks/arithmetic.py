@@ -14,6 +14,7 @@ from traceward.data.tasks.rows import Row
 from traceward.data.tasks.world import Written
 from traceward.records import Trace
 
+COPIES = 0.05  # among values: not to lose it
 LARGEST = 99_999  # no true value of a question is larger, either way
 # (brackets, numbers in each); the first ones are drawn more often.
 SHAPES = ((2, 4), (2, 4), (2, 4), (2, 3), (4, 4), (4, 4), (4, 3), (4, 3), (4, 2), (8, 2))
@@ -48,6 +49,29 @@ def student(rng: random.Random) -> Written:
     """A new question with a student's trace."""
     row = make_row(rng)
     return asked(row), Writer(rng, STUDENT).write(row)
+
+
+def copies(rng: random.Random) -> Written:
+    """One to four lines that are copied in their order, so that counting places does not help."""
+    starts = [f"({_start(rng)[1].text()})" for _ in range(rng.randint(1, 4))]
+    return "\n".join(starts), Trace(
+        tuple(f"{rng.choice(LETTERS)} = {start}." if rng.random() < 0.5 else f"= {start}." for start in starts)
+    )
+
+
+def values(rng: random.Random) -> Written:
+    """The last line of an expert's calculation, and its value; a few are copies."""
+    if rng.random() < COPIES:
+        return copies(rng)
+    writer, start = _start(rng)
+    row = writer.work_out(start)[0][-1]
+    return f"({row.text()})", Trace((f"= {row.value()}.",))
+
+
+def _start(rng: random.Random) -> tuple[Writer, Row]:
+    """An expert, and what a calculation of his starts from."""
+    writer, form, named, results = _begun(rng)
+    return writer, rng.choice([*named.values()]) if rng.random() < 0.75 else writer.filled(form, results)
 
 
 def practice(rng: random.Random) -> Written:

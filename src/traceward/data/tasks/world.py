@@ -7,8 +7,8 @@ verdict on a trace is exact; it serves evaluation, thresholds and tests, and no 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from traceward.data.grading import extract_answer
 from traceward.records import Demonstration, Problem, Trace, Verdict
@@ -28,15 +28,16 @@ class Marked:
 @dataclass(frozen=True, slots=True)
 class World:
     """expert, student: draw a new question and a trace of it.   check: the verdict on any trace of a question; it
-    raises DataError for a question of another world.   variant: which one, where a world has several.   practice: what
-    a base is pre-trained on between lessons on students' traces, where these alone teach it too slowly."""
+    raises DataError for a question of another world.   variant: which one, where a world has several.   exercises: what
+    a base is pre-trained on beside students' traces, where these alone teach it too slowly; names as in
+    builtin/plans.py."""
 
     name: str
     expert: Callable[[random.Random], Written]
     student: Callable[[random.Random], Written]
     check: Callable[[str, Trace], Verdict]
     variant: str = ""
-    practice: Callable[[random.Random], Written] | None = None
+    exercises: Mapping[str, Callable[[random.Random], Written]] = field(default_factory=dict)
 
     def judge(self, problem: Problem, trace: Trace) -> Verdict:
         """The verdict on a trace."""

@@ -19,10 +19,20 @@ WORLDS: Mapping[str, World] = {
     world.name: world
     for world in (
         stories.world(),
-        World("swaps", swaps.expert, swaps.student, swaps_check.check, practice=swaps.practice),
+        World("swaps", swaps.expert, swaps.student, swaps_check.check, exercises={"practice": swaps.practice}),
         World(
-            "arithmetic", arithmetic.expert, arithmetic.student, arithmetic_check.check, practice=arithmetic.practice
+            "arithmetic",
+            arithmetic.expert,
+            arithmetic.student,
+            arithmetic_check.check,
+            exercises={
+                "copies": arithmetic.copies,
+                "values": arithmetic.values,
+                "practice": arithmetic.practice,
+            },
         ),
-        World("sorting", sorting.expert, sorting.student, sorting_check.check, practice=sorting.practice),
+        World(
+            "sorting", sorting.expert, sorting.student, sorting_check.check, exercises={"practice": sorting.practice}
+        ),
     )
 }
