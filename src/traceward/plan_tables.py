@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from traceward.ablation.plan import GridPlan
 from traceward.tables import facts_table, new_table
 from traceward.workflows.plan import CONTEXT_GIB, GAPS, GIB, RunPlan
 
@@ -43,9 +44,41 @@ def _tokens(found: RunPlan) -> Table:
 
 
 def _verdict(found: RunPlan, gpu_memory: float | None) -> Table:
+    return facts_table("Plan", {"GPUs": found.room.gpus, **_needed(found, gpu_memory), "hours": _hours(found.hours)})
+
+
+def _needed(found: RunPlan, gpu_memory: float | None) -> dict[str, str]:
     side = f", {found.recipe.run.workers} stages side by side" if found.recipe.run.workers > 1 else ""
     needed = f"{found.needed_gib:.1f} GiB (peak + {GAPS:.0%} for gaps{side} + {CONTEXT_GIB:g} GiB for CUDA)"
-    fits = "not asked: --gpu-memory GIB" if gpu_memory is None else f"yes, in {gpu_memory:g} GiB"
-    hours = "not known: --tokens-per-second" if found.hours is None else f"{found.hours:.1f}"
-    facts = {"GPUs": found.room.gpus, "needed on each": needed, "fits": fits, "hours": hours}
-    return facts_table("Plan", facts)
+    return {
+        "needed on each": needed,
+        "fits": "not asked: --gpu-memory GIB" if gpu_memory is None else f"yes, in {gpu_memory:g} GiB",
+    }
+
+
+def _hours(hours: float | None) -> str:
+    return "not known: --tokens-per-second" if hours is None else f"{hours:.1f}"
+
+
+def grid_plan_tables(found: GridPlan, *, gpu_memory: float | None) -> list[Table]:
+    """The same of a grid: a line for each row."""
+    axes = list(found.grid.axes)
+    caption = "Stages that rows share are in the tokens of each; all together count them once."
+    table = new_table(f"Grid {found.grid.name}", (*axes, "seeds", "fullest moment", "needed, GiB", "tokens"), caption)
+    for column in table.columns[: len(axes)]:
+        column.justify = "left"
+    for row in found.rows:
+        plan = row.plan
+        cells = [row.labels.get(axis, "–") for axis in axes]
+        tokens = row.seeds * sum(stage.tokens for stage in plan.stages)
+        table.add_row(*cells, str(row.seeds), plan.peak.name, f"{plan.needed_gib:.1f}", f"{tokens:,}")
+    fullest = found.fullest.plan
+    facts = {
+        "combinations that cannot run": len(found.grid.removed),
+        "stages that train, all": len(found.parts),
+        "tokens, all": f"{found.tokens:,}",
+        "GPUs": fullest.room.gpus,
+        **_needed(fullest, gpu_memory),
+        "hours": _hours(found.hours),
+    }
+    return [table, facts_table("Plan", facts)]

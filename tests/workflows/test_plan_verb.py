@@ -170,3 +170,46 @@ def test_the_built_in_base_and_a_model_from_scratch_have_plans() -> None:
         changes = ("data.path=nowhere",) if name == "gsm8k-tiny" else ()
         sizes = Memory(load_recipe(path, changes), Room()).models.policy_model.size()
         assert 100_000 < sizes.parameters < 5_000_000
+
+
+def test_a_grid_is_planned_row_by_row_and_shared_work_counts_once(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid, out = recipe.with_name("grid.toml"), tmp_path / "plan.json"
+    grid.write_text(
+        f'recipe = "{recipe.name}"\n[grid]\nlength.short = {{ adversarial.max_new_tokens = 24 }}\n'
+        "length.long = { adversarial.max_new_tokens = 48 }\nrun.seed = [0, 1]\n",
+        encoding="utf-8",
+    )
+    options = ["--prompt-tokens", "8", "--tokens-per-second", "100", "--json", str(out)]
+    assert cli.run(["plan", str(grid), *options]) == 0
+    shown = capsys.readouterr().out
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert [(row["labels"], row["seeds"]) for row in found["rows"]] == [
+        ({"length": "short"}, 2),
+        ({"length": "long"}, 2),
+    ]
+    assert found["needed_gib"] == max(row["needed_gib"] for row in found["rows"])
+    short, long = (make_plan(recipe, overrides=(f"adversarial.max_new_tokens={n}",), prompt_tokens=8) for n in (24, 48))
+    sft, *rest = long.stages  # of equal work the larger bound counts
+    once = sft.tokens + sum(stage.tokens for stage in (*rest, *short.stages[1:]))
+    assert sft.stage == "sft"
+    assert (found["stages"], found["tokens"]) == (2 * 5, 2 * once)
+    assert found["hours"] == pytest.approx(found["tokens"] / 100 / 3600)
+    assert f"{found['tokens']:,}" in shown
+
+
+def test_a_row_that_does_not_fit_is_named(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = recipe.with_name("grid.toml")
+    grid.write_text(f'recipe = "{recipe.name}"\n[grid]\nadversarial.max_new_tokens = [24, 4000]\n', encoding="utf-8")
+    needed = [make_plan(recipe, overrides=(f"adversarial.max_new_tokens={n}",)).needed_gib for n in (24, 4000)]
+    between = f"{sum(needed) / 2:g}"
+    assert cli.run(["plan", str(grid), "--gpu-memory", between]) == 2
+    assert f"{grid}, 4000: recipe must fit {between} GiB on each of 1 GPUs" in capsys.readouterr().err
+
+
+def test_a_matrix_is_not_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    matrix = tmp_path / "matrix.toml"
+    matrix.write_text("[matrix]\n[learn.here]\n", encoding="utf-8")
+    assert cli.run(["plan", str(matrix)]) == 2
+    assert "recipe must be one recipe or a grid: got the matrix" in capsys.readouterr().err

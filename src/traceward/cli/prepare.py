@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from traceward.cli.frame import Results, ready
 from traceward.data.formats import Format
 from traceward.environment import threads
+from traceward.errors import ConfigError
 from traceward.workflows import DataSet
+
+if TYPE_CHECKING:
+    from traceward.ablation.plan import GridPlan
+    from traceward.workflows.plan import RunPlan
 
 
 def data(
@@ -46,7 +51,7 @@ def data(
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, .toml.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(help="Recipe or grid, .toml.", show_default=False)],
     *,
     gpu_memory: Annotated[float | None, typer.Option(help="GiB of each GPU; refuse what does not fit.", min=0)] = None,
     gpus: Annotated[int, typer.Option(help="GPUs of the run.", min=1)] = 1,
@@ -58,22 +63,33 @@ def plan(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
     results: Results = None,
 ) -> None:
-    """Show what a recipe will take: memory, tokens, hours. Needs no weights and no GPU."""
+    """Show what a recipe will take: memory, tokens, hours. Or a grid. Needs no weights and no GPU."""
     ready(results)
     threads()
     from traceward import plan_tables, tables
+    from traceward.ablation.grid import is_grid
+    from traceward.ablation.plan import make_grid_plan
+    from traceward.transfer.matrix import is_matrix
     from traceward.workflows.inputs import quiet
     from traceward.workflows.plan import make_plan
 
     quiet()
-    found = make_plan(
-        recipe,
-        overrides=tuple(overrides or ()),
-        gpus=gpus,
-        gpu_memory=gpu_memory,
-        sharded=sharded,
-        prompt_tokens=prompt_tokens,
-        tokens_per_second=tokens_per_second,
-    )
-    shown = plan_tables.plan_tables(found, gpu_memory=gpu_memory)
+    if is_matrix(recipe):
+        raise ConfigError(
+            f"recipe must be one recipe or a grid: got the matrix '{recipe}'; plan the recipe that it begins with"
+        )
+    options: dict[str, Any] = {
+        "gpus": gpus,
+        "gpu_memory": gpu_memory,
+        "sharded": sharded,
+        "prompt_tokens": prompt_tokens,
+        "tokens_per_second": tokens_per_second,
+    }
+    found: RunPlan | GridPlan
+    if is_grid(recipe):
+        found = make_grid_plan(recipe, overrides=overrides or (), **options)
+        shown = plan_tables.grid_plan_tables(found, gpu_memory=gpu_memory)
+    else:
+        found = make_plan(recipe, overrides=tuple(overrides or ()), **options)
+        shown = plan_tables.plan_tables(found, gpu_memory=gpu_memory)
     tables.finish(None, None, shown, results=results, found=found.as_json())
