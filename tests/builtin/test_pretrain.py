@@ -64,6 +64,7 @@ def test_a_plan_of_several_tasks_holds_all_of_them() -> None:
         Of.COPIES,
         Of.VALUES,
         Of.PRACTICE,
+        Of.LINES,
         Of.STUDENT,
     ]
 

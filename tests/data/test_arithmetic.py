@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceward.data.tasks.arithmetic import LARGEST, asked, copies, make_row, practice, values
+from traceward.data.tasks.arithmetic import LARGEST, asked, copies, lines, make_row, practice, values
 from traceward.data.tasks.arithmetic_check import check
 from traceward.data.tasks.arithmetic_writing import EXPERT, RULES, STUDENT, Writer
 from traceward.data.tasks.expressions import parse, parts, value
 from traceward.data.tasks.rows import Row, flattened, number
 from traceward.errors import DataError
+from traceward.data.tasks.world import Written
 from traceward.records import Trace, Verdict
 
 SEEDS = st.integers(0, 2**32)
@@ -167,14 +169,15 @@ def test_any_number_changed_after_an_equals_sign_is_found(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_practice_is_single_right_calculations(seed: int) -> None:
-    question, trace = practice(random.Random(seed))
+@pytest.mark.parametrize("exercise", [practice, lines])
+def test_practice_is_single_right_calculations(exercise: Callable[[random.Random], Written], seed: int) -> None:
+    question, trace = exercise(random.Random(seed))
     starts = question.split("\n")
     assert (len(starts), trace.answer) == (len(trace.steps), None)
     for start, step in zip(starts, trace.steps, strict=True):
-        _, *lines = step.removesuffix(".").split(" = ")
-        assert lines[0] == start
-        assert {python(line) for line in lines} == {python(start)}
+        _, *told = step.removesuffix(".").split(" = ")
+        assert told[0] == start
+        assert {python(line) for line in told} == {python(start)}
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -30,6 +30,7 @@ class Of(StrEnum):
     COPIES = "copies"
     VALUES = "values"
     PRACTICE = "practice"
+    LINES = "lines"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ PLANS: Mapping[str, Plan] = {
             Lesson(2_000, of=Of.COPIES, batch=32, epochs=1),
             Lesson(6_000, of=Of.VALUES, batch=128, epochs=4),
             Lesson(3_000, of=Of.PRACTICE, batch=8, epochs=1),
+            Lesson(4_000, of=Of.LINES, batch=64, epochs=2, learning_rate=1.5e-3),
             Lesson(500, epochs=1, learning_rate=1e-3),
         ),
     ),
@@ -100,7 +102,14 @@ def plan_of(tasks: Sequence[str]) -> Plan:
     plans = [PLANS[task] for task in tasks]
     if len(plans) == 1:
         return plans[0]
-    slots: dict[str, list[Lesson]] = {"copies": [], "values": [], "before": [], "practice": [], "after": []}
+    slots: dict[str, list[Lesson]] = {
+        "copies": [],
+        "values": [],
+        "before": [],
+        "practice": [],
+        "lines": [],
+        "after": [],
+    }
     for plan in plans:
         for at, lesson in enumerate(plan.lessons):
             practised = any(earlier.of is Of.PRACTICE for earlier in plan.lessons[:at])

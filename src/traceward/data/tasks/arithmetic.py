@@ -14,7 +14,7 @@ from traceward.data.tasks.rows import Row
 from traceward.data.tasks.world import Written
 from traceward.records import Trace
 
-COPIES = 0.05  # among values: not to lose it
+COPIES, PRACTICE = 0.05, 0.05  # among what comes after them
 LARGEST = 99_999  # no true value of a question is larger, either way
 # (brackets, numbers in each); the first ones are drawn more often.
 SHAPES = ((2, 4), (2, 4), (2, 4), (2, 3), (4, 4), (4, 4), (4, 3), (4, 3), (4, 2), (8, 2))
@@ -66,6 +66,17 @@ def values(rng: random.Random) -> Written:
     writer, start = _start(rng)
     row = writer.work_out(start)[0][-1]
     return f"({row.text()})", Trace((f"= {row.value()}.",))
+
+
+def lines(rng: random.Random) -> Written:
+    """One calculation told as in practice, mostly a short one: who can copy learns little but values here. A few are
+    practice, not to lose it."""
+    if rng.random() < PRACTICE:
+        return practice(rng)
+    writer, row = _start(rng)
+    if rng.random() < 0.7:
+        row = writer.work_out(row)[0][-1]
+    return f"({row.text()})", Trace((writer.told(rng.choice(LETTERS), row)[0],))
 
 
 def _start(rng: random.Random) -> tuple[Writer, Row]:

@@ -29,6 +29,7 @@ WORLDS: Mapping[str, World] = {
                 "copies": arithmetic.copies,
                 "values": arithmetic.values,
                 "practice": arithmetic.practice,
+                "lines": arithmetic.lines,
             },
         ),
         World(
