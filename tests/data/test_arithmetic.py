@@ -16,8 +16,8 @@ from traceward.data.tasks.arithmetic_check import check
 from traceward.data.tasks.arithmetic_writing import EXPERT, RULES, STUDENT, Writer
 from traceward.data.tasks.expressions import parse, parts, value
 from traceward.data.tasks.rows import Row, flattened, number
-from traceward.errors import DataError
 from traceward.data.tasks.world import Written
+from traceward.errors import DataError
 from traceward.records import Trace, Verdict
 
 SEEDS = st.integers(0, 2**32)
