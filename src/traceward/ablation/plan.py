@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +61,20 @@ class GridPlan:
 def make_grid_plan(path: str | Path, *, overrides: Sequence[str] = (), **options: Any) -> GridPlan:
     """options: those of `make_plan`. Raises ConfigError where a row does not fit, naming it and what to change."""
     grid = load_grid(path, overrides, check=_any_data)
-    plans: dict[tuple[str, ...], RunPlan] = {}
-    seeds: dict[tuple[str, ...], int] = {}
-    labels: dict[tuple[str, ...], Labels] = {}
+    rows: dict[tuple[str, ...], Row] = {}
     parts: dict[str, StageTokens] = {}
     for placed in place(grid.cells):
-        key = tuple(placed.cell.labels.values())
-        if key not in plans:
-            try:
-                plans[key] = make_plan(placed.cell.recipe, **options)
-            except ConfigError as error:
-                raise ConfigError(f"{path}, {' · '.join(key)}: {error}") from error
-            labels[key] = placed.cell.labels
-        seeds[key] = seeds.get(key, 0) + 1
-        for stage in plans[key].stages:
+        labels = placed.cell.labels
+        key = tuple(labels.values())
+        try:
+            row = rows.get(key) or Row(labels, 0, make_plan(placed.cell.recipe, **options))
+        except ConfigError as error:
+            raise ConfigError(f"{path}, {' · '.join(key)}: {error}") from error
+        rows[key] = replace(row, seeds=row.seeds + 1)
+        for stage in row.plan.stages:
             name = placed.parts[stage.stage].name
             parts[name] = max(stage, parts.get(name, stage), key=lambda one: one.tokens)
-    rows = [Row(labels[key], seeds[key], found) for key, found in plans.items()]
-    return GridPlan(grid, rows, parts, options.get("tokens_per_second"))
+    return GridPlan(grid, [*rows.values()], parts, options.get("tokens_per_second"))
 
 
 def _any_data(_recipe: Recipe) -> None:
