@@ -72,8 +72,8 @@ PLANS: Mapping[str, Plan] = {
             Lesson(600, epochs=1, learning_rate=1e-3),
         ),
     ),
-    # Copying first, as who has learned values alone does not learn it later; then sums and products, calculations, sums
-    # and products in the words of calculations, and how students tell them.
+    # Copying first, as a base that had learned values before it did not learn to copy; then values, then calculations,
+    # then values in the words of these, then how students tell them.
     "arithmetic": Plan(
         WORLDS_TOKENIZER,
         (
